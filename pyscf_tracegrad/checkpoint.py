@@ -1,0 +1,111 @@
+"""One file per model: weights, typed config, shell table, level of theory, standardisation, format version.
+
+Beside it stands its SHA-256 in a file of the same name with `.sha256` appended, in the form of `sha256sum`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyscf_tracegrad.config import ModelConfig, from_dict
+from pyscf_tracegrad.model import FockModel
+from pyscf_tracegrad.orbitals import ShellTable
+
+FORMAT, VERSION = "pyscf_tracegrad-model", 1
+
+
+class CheckpointError(ValueError):
+    """A weights file cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model with what is needed to use it.
+
+    shells: AOs it knows, per element. xc, basis: level of theory of its labels. serve_ions: whether the network, or only
+    the reference, serves charged molecules. metadata: figures for people.
+    """
+
+    model: FockModel
+    shells: ShellTable
+    xc: str
+    basis: str
+    serve_ions: bool = False
+    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def checksum_file(path: Path) -> Path:
+    """The file that holds the SHA-256 of a checkpoint."""
+    return path.with_name(path.name + ".sha256")
+
+
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint and its checksum, each in one atomic step."""
+    path = Path(path)
+    data = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": dataclasses.asdict(checkpoint.model.config),
+        "shells": checkpoint.shells.to_list(),
+        "xc": checkpoint.xc,
+        "basis": checkpoint.basis,
+        "serve_ions": checkpoint.serve_ions,
+        "metadata": checkpoint.metadata,
+        "state": {k: v.detach().cpu() for k, v in checkpoint.model.state_dict().items()},
+    }
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    torch.save(data, partial)
+    digest = hashlib.sha256(partial.read_bytes()).hexdigest()
+    partial.replace(path)
+    partial.write_text(f"{digest}  {path.name}\n")
+    partial.replace(checksum_file(path))
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint after checking its SHA-256 and its format version.
+
+    Raises CheckpointError for a file that is missing, damaged, of another version, or not a checkpoint of this package.
+    """
+    path = Path(path)
+    _check_sum(path)
+    try:
+        data: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever its unpickler stumbles over
+        raise CheckpointError(f"{path}: not a checkpoint of pyscf_tracegrad ({type(error).__name__})") from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not a checkpoint of pyscf_tracegrad")
+    if data.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path}: format version {data.get('version')!r}, this release reads version {VERSION}; "
+            "install the release that wrote it, or export the model again"
+        )
+    try:
+        config = from_dict(ModelConfig, data["config"])
+        shells = ShellTable.from_list(data["shells"])
+        model = FockModel(config, shells.degrees, len(shells.elements))
+        model.load_state_dict(data["state"])
+        return Checkpoint(
+            model.eval(), shells, data["xc"], data["basis"], data["serve_ions"], dict(data["metadata"])
+        )
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: its content does not fit this release ({error})") from error
+
+
+def _check_sum(path: Path) -> None:
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); give the path of a model file") from None
+    try:
+        expected = checksum_file(path).read_text().split()[0]
+    except (OSError, IndexError):
+        raise CheckpointError(f"{checksum_file(path)}: missing or empty; it must hold the model's SHA-256") from None
+    if digest != expected:
+        raise CheckpointError(f"{path}: SHA-256 does not match {checksum_file(path).name}; the file is damaged: reinstall")

@@ -1,0 +1,74 @@
+"""Typed settings of a model, as stored in its checkpoint and read from TOML."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pyscf_tracegrad.reference import ReferenceSettings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the network.
+
+    backbone: module of `pyscf_tracegrad.backbones` that makes the features.
+    reference: the reference Fock matrix that the network corrects and takes as input.
+    l_max: highest degree of the features. 4 couples d with d; more adds cost and nothing that a block can show.
+    channels: features per degree; cost grows with its square.
+    layers: message-passing layers; each lets an atom see one cutoff further.
+    radial: number of radial functions of a distance.
+    cutoff: bohr; pairs beyond it keep the reference. Must cover what the damped steps leave over.
+    message_scale: bohr; width of the Gaussian that damps messages with distance.
+    invariants: quadratic invariants of TraceGrad (paper: 1024); cost is linear in it.
+    tracegrad: whether TraceGrad is applied to pair and on-site features.
+    trace_hidden: width of the invariant decoder that predicts the traces (paper: 1024).
+    """
+
+    backbone: str = "qhnet_so2"
+    reference: ReferenceSettings = field(default_factory=ReferenceSettings)
+    l_max: int = 4
+    channels: int = 64
+    layers: int = 3
+    radial: int = 32
+    cutoff: float = 20.0
+    message_scale: float = 9.0
+    invariants: int = 128
+    tracegrad: bool = True
+    trace_hidden: int = 128
+
+    def __post_init__(self) -> None:
+        for name in ("l_max", "channels", "layers", "radial", "invariants", "trace_hidden"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model setting {name} must be positive, not {getattr(self, name)}")
+        if self.cutoff <= 0 or self.message_scale <= 0:
+            raise ValueError("cutoff and message_scale are lengths in bohr and must be positive")
+
+
+def from_dict(cls: type[T], data: dict[str, Any], where: str = "") -> T:
+    """Build a settings dataclass from plain data (TOML, checkpoint); unknown keys and wrong types are refused.
+
+    Raises ValueError that names the key and the ones that exist.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(data) - set(fields))
+    if unknown:
+        raise ValueError(f"unknown setting {where}{unknown[0]!r}; known are {', '.join(sorted(fields))}")
+    values: dict[str, Any] = {}
+    for name, value in data.items():
+        default = fields[name].default
+        if fields[name].default_factory is not dataclasses.MISSING:
+            default = fields[name].default_factory()
+        if dataclasses.is_dataclass(default) and isinstance(value, dict):
+            value = from_dict(type(default), value, f"{where}{name}.")
+        elif isinstance(value, list):
+            value = tuple(value)
+        elif isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if default is not dataclasses.MISSING and default is not None and type(value) is not type(default):
+            raise ValueError(f"setting {where}{name} takes {type(default).__name__}, not {value!r}")
+        values[name] = value
+    return cls(**values)

@@ -1,0 +1,6 @@
+"""Atomic-orbital order and shells: the one place that knows them. Nobody else permutes."""
+
+from pyscf_tracegrad.orbitals.layout import AOLayout, UnsupportedBasis, layout
+from pyscf_tracegrad.orbitals.shells import Shell, ShellTable, shells_of_atom
+
+__all__ = ["AOLayout", "Shell", "ShellTable", "UnsupportedBasis", "layout", "shells_of_atom"]

@@ -1,0 +1,107 @@
+"""A trained model applied to a molecule: reference, network, Fock matrix. torch is loaded here and below, not before."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pyscf import gto
+
+from pyscf_tracegrad.blocks import gather_blocks, scatter_blocks
+from pyscf_tracegrad.checkpoint import Checkpoint, load_checkpoint
+from pyscf_tracegrad.graph import MoleculeGraph, molecule_graph
+from pyscf_tracegrad.model import FockModel, ModelInput
+from pyscf_tracegrad.reference import Reference, build_reference
+
+Array = NDArray[np.float64]
+Route = Literal["network", "reference"]
+
+SHIPPED = Path(__file__).parent / "weights" / "qhnet_so2.pt"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A predicted Fock matrix.
+
+    fock, overlap (nao, nao): hartree and 1, PySCF AO order. route: `network`, or `reference` where F_ref alone serves.
+    seconds: wall time of set-up, F0, G and network.
+    """
+
+    fock: Array
+    overlap: Array
+    route: Route
+    seconds: dict[str, float]
+
+    def __post_init__(self) -> None:
+        if self.fock.shape != self.overlap.shape or not np.isfinite(self.fock).all():
+            raise ValueError(f"predicted Fock matrix {self.fock.shape} is not finite or does not fit the overlap")
+
+
+def network_input(graph: MoleculeGraph, reference: Reference, dtype: torch.dtype) -> ModelInput:
+    """What the model takes, from a graph and its reference."""
+    slots, edges = torch.as_tensor(graph.ao.ao_slots), torch.as_tensor(graph.edge_index)
+    atoms = torch.arange(len(slots))
+    matrices = torch.as_tensor(np.stack([reference.fock, *reference.responses])).to(dtype)
+    return ModelInput(
+        element=torch.as_tensor(graph.ao.element_index),
+        charge=torch.full((len(slots),), float(graph.charge), dtype=dtype),
+        positions=torch.as_tensor(graph.positions),
+        edge_index=edges,
+        site=gather_blocks(matrices, slots, atoms, atoms),
+        pair=gather_blocks(matrices, slots, edges[0], edges[1]),
+    )
+
+
+def correction(model: FockModel, graph: MoleculeGraph, reference: Reference) -> Array:
+    """Network's dF (nao, nao), hartree, PySCF AO order, float64."""
+    inputs = network_input(graph, reference, model.dtype)
+    with torch.inference_mode():
+        blocks = model(inputs)
+        slots = torch.as_tensor(graph.ao.ao_slots)
+        matrix = scatter_blocks(blocks.site.double(), blocks.pair.double(), inputs.edge_index, slots, graph.ao.nao)
+    return np.asarray(matrix.numpy())
+
+
+@dataclass(frozen=True)
+class PretrainedModel:
+    """A checkpoint ready to predict."""
+
+    checkpoint: Checkpoint
+
+    def predict(self, mol: gto.Mole) -> Prediction:
+        """Fock matrix of a closed-shell molecule, at the level of theory of the labels.
+
+        Charged molecules are served by the network or by the reference alone, whatever the checkpoint says is better.
+        Raises UnsupportedBasis for elements or shells that the model does not know.
+        """
+        model = self.checkpoint.model
+        graph = molecule_graph(mol, self.checkpoint.shells, model.config.cutoff)
+        reference = build_reference(mol, model.config.reference)
+        seconds = dict(reference.seconds)
+        if mol.charge != 0 and not self.checkpoint.serve_ions:
+            return Prediction(reference.fock, reference.overlap, "reference", seconds | {"network": 0.0})
+        start = time.perf_counter()
+        fock = reference.fock + correction(model, graph, reference)
+        seconds["network"] = time.perf_counter() - start
+        return Prediction(fock, reference.overlap, "network", seconds)
+
+
+def load_model(path: str | Path | None = None) -> PretrainedModel:
+    """Load a model once; `None` is the shipped one.
+
+    Raises CheckpointError for a file that is missing, damaged, of another version, or no model.
+    """
+    file = SHIPPED if path is None else Path(path)
+    changed = file.stat().st_mtime_ns if file.exists() else 0
+    return _load(file.resolve(), changed)
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path, changed: int) -> PretrainedModel:
+    return PretrainedModel(load_checkpoint(path))

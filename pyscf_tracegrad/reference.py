@@ -1,0 +1,147 @@
+"""Reference Fock matrices: what is known of the answer before the network is asked.
+
+`minao` (the default): F0 = F[D_minao] by the cheap operator, then damped steps on it,
+
+    F_ref <- F_ref + a_k (F[D(F_ref)] - F_ref),    a = 0.4, 0.3
+
+The differences in brackets are the responses G_k; they tell a local network how the whole molecule answers. Without any
+network the first step brings the occupied-virtual error from 3.7e-3 to 8.5e-4, the second to 4.7e-4.
+
+Damping keeps densities from overshooting; a constant potential, dF = c S, moves no density and needs none. So the
+S-component of the last response is taken in full (`gauge`). This leaves the guess as it is and takes the mean error of the
+matrix from 1.33 to 1.00 mEh on neutral molecules and from 3.5 to 1.2 mEh on ions, whose F0 is that of the neutral density.
+
+`sap`: hcore + superposition of atomic potentials (Lehtola, doi:10.1021/acs.jctc.8b01089; the Gaussian fit of
+doi:10.1063/5.0004046), analytic, without any Fock build.
+
+The functional is that of the model's labels, whatever functional the user's own calculation has.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf import gto
+from pyscf.gto.basis import load as load_basis
+from pyscf.scf import hf
+
+from pyscf_tracegrad.cheapfock import CheapFock
+from pyscf_tracegrad.density import diagonalise, fermi, make_density
+
+Array = NDArray[np.float64]
+
+MAX_STEPS = 2
+
+
+@dataclass(frozen=True)
+class ReferenceSettings:
+    """What F_ref a model was trained on; stored in its checkpoint.
+
+    strategy: `minao` (cheap Fock builds from PySCF's minao density) or `sap` (no Fock build).
+    steps: damped steps after F0, 0 to 2; each costs one cheap build and halves what the network has to learn.
+    damping: a_1, a_2 of the steps.
+    xc: functional of the reference, that of the labels.
+    grid_level: PySCF grid level of the cheap operator; 0 is too noisy (2e-5 hartree between orientations).
+    gauge: take the S-component of the last response undamped; matters for the matrix, not for the density.
+    smearing: kT in hartree of the occupations in a step; above 0 so that degenerate levels do not break symmetry.
+    """
+
+    strategy: Literal["minao", "sap"] = "minao"
+    steps: int = 1
+    damping: tuple[float, float] = (0.4, 0.3)
+    xc: str = "b3lyp"
+    grid_level: int = 1
+    gauge: bool = True
+    smearing: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.strategy not in ("minao", "sap"):
+            raise ValueError(f"reference strategy {self.strategy!r} is unknown: use 'minao' or 'sap'")
+        if not 0 <= self.steps <= MAX_STEPS:
+            raise ValueError(f"the reference takes 0 to {MAX_STEPS} damped steps, not {self.steps}")
+        if self.strategy == "sap" and self.steps:
+            raise ValueError("the 'sap' reference makes no Fock build: set steps = 0")
+
+    @property
+    def n_responses(self) -> int:
+        """Number of response matrices G_k that come with F_ref."""
+        return self.steps
+
+
+@dataclass(frozen=True)
+class Reference:
+    """F_ref of one molecule.
+
+    fock (nao, nao), responses (steps, nao, nao): hartree; overlap (nao, nao); all in PySCF's AO order. `cheap` is the
+    operator that made it, for those who go on from here; `seconds` the wall time of set-up, F0 and each step.
+    """
+
+    fock: Array
+    responses: Array
+    overlap: Array
+    cheap: CheapFock | None = field(default=None, compare=False)
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        nao = len(self.overlap)
+        if self.fock.shape != (nao, nao) or self.responses.shape[1:] != (nao, nao):
+            raise ValueError(f"F_ref {self.fock.shape}, G {self.responses.shape} and S ({nao}, {nao}) do not match")
+
+
+def combine(initial: Array, responses: Array, overlap: Array, settings: ReferenceSettings) -> Array:
+    """F_ref = F0 + sum_k a_k G_k over the steps of `settings`, with the gauge step; G (>= steps, nao, nao)."""
+    fock = initial.copy()
+    for k in range(settings.steps):
+        fock += settings.damping[k] * responses[k]
+    return fock + gauge_step(responses[: settings.steps], overlap, settings)
+
+
+def gauge_step(responses: Array, overlap: Array, settings: ReferenceSettings) -> Array | float:
+    """What damping left of the S-component of the last response, (1 - a) <G, S> / <S, S> S; 0 without steps."""
+    if not settings.gauge or not len(responses):
+        return 0.0
+    component = float(np.vdot(responses[-1], overlap) / np.vdot(overlap, overlap))
+    return (1.0 - settings.damping[len(responses) - 1]) * component * overlap
+
+
+def build_reference(mol: gto.Mole, settings: ReferenceSettings) -> Reference:
+    """F_ref, the responses and the overlap of a molecule by the strategy that `settings` names."""
+    if settings.strategy == "sap":
+        return _sap_reference(mol)
+    return _minao_reference(mol, settings)
+
+
+def _minao_reference(mol: gto.Mole, settings: ReferenceSettings) -> Reference:
+    cheap = CheapFock(mol, settings.xc, settings.grid_level)
+    seconds = {"set-up": cheap.setup_seconds}
+    start = time.perf_counter()
+    fock = cheap(hf.init_guess_by_minao(mol))
+    responses = np.zeros((settings.steps, *fock.shape))
+    seconds["F0"] = time.perf_counter() - start
+    start = time.perf_counter()
+    for k in range(settings.steps):
+        responses[k] = cheap(step_density(fock, cheap.overlap, mol.nelectron, settings.smearing)) - fock
+        fock = fock + settings.damping[k] * responses[k]
+    fock = fock + gauge_step(responses, cheap.overlap, settings)
+    seconds["G"] = time.perf_counter() - start
+    return Reference(fock, responses, cheap.overlap, cheap, seconds)
+
+
+def step_density(fock: Array, overlap: Array, n_electrons: int, smearing: float) -> Any:
+    """Density of a Fock matrix with Fermi occupations, for a damped step."""
+    orbitals = diagonalise(fock, overlap)
+    return make_density(orbitals, fermi(orbitals.energies, n_electrons, smearing))
+
+
+def _sap_reference(mol: gto.Mole) -> Reference:
+    start = time.perf_counter()
+    symbols = {mol.atom_symbol(a) for a in range(mol.natm)}
+    fits = {s: np.asarray(load_basis("sapgrasplarge", gto.mole._std_symbol(s))[0][1:], dtype=float) for s in symbols}
+    fock = hf.get_hcore(mol) + hf.make_sap(mol, fits)
+    overlap = mol.intor_symmetric("int1e_ovlp")
+    seconds = {"F0": time.perf_counter() - start}
+    return Reference(fock, np.zeros((0, *fock.shape)), overlap, None, seconds)

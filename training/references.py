@@ -1,0 +1,116 @@
+"""Reference matrices of a label file, computed once and cached: `python -m training.references --labels FILE... `.
+
+The cache holds one small file per molecule, written atomically, so that an interrupted run goes on where it stopped and
+several runs may share it. F0 and both responses are stored: every number of damped steps is served by the same cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf import lib
+from tqdm import tqdm
+
+from pyscf_tracegrad.reference import MAX_STEPS, Reference, ReferenceSettings, build_reference, combine
+from training.labels import Label, LabelFile, Theory
+
+CACHE = Path("runs/references")
+
+
+@dataclass(frozen=True)
+class CachedReference:
+    """F0 and responses of one molecule as stored: lower triangles (ntri,) and (n, ntri), hartree; overlap (ntri,)."""
+
+    initial: NDArray[np.float64]
+    responses: NDArray[np.float32]
+    overlap: NDArray[np.float64]
+
+    def reference(self, settings: ReferenceSettings) -> Reference:
+        """F_ref after the number of damped steps that `settings` names."""
+        responses = lib.unpack_tril(self.responses[: settings.n_responses].astype(np.float64))
+        overlap = lib.unpack_tril(self.overlap)
+        responses = responses.reshape(-1, *overlap.shape)
+        fock = combine(lib.unpack_tril(self.initial), responses, overlap, settings)
+        return Reference(fock, responses, overlap)
+
+
+def cache_folder(theory: Theory, settings: ReferenceSettings, root: Path = CACHE) -> Path:
+    """Folder for references of these settings; neither the number of steps nor the gauge step is part of its name."""
+    general = _stored(settings)
+    key = hashlib.sha256(f"{theory} {general}".encode()).hexdigest()[:10]
+    return root / f"{settings.strategy}-{key}"
+
+
+def _stored(settings: ReferenceSettings) -> ReferenceSettings:
+    """The settings that a cache is made with: all responses, gauge left to the reader."""
+    return dataclasses.replace(settings, steps=MAX_STEPS if settings.strategy == "minao" else 0, gauge=False)
+
+
+def _fingerprint(label: Label) -> str:
+    data = label.positions.tobytes() + label.atomic_numbers.tobytes() + bytes([label.charge % 256])
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def cached_reference(label: Label, basis: str, settings: ReferenceSettings, folder: Path) -> CachedReference:
+    """Load the reference of one molecule from the cache, or compute and store it."""
+    path = folder / f"{label.name}-{_fingerprint(label)}.npz"
+    try:
+        with np.load(path) as data:
+            return CachedReference(data["initial"], data["responses"], data["overlap"])
+    except (OSError, ValueError, KeyError):
+        pass
+    general = _stored(settings)
+    result = build_reference(label.molecule(basis), general)
+    initial = result.fock - combine(np.zeros_like(result.fock), result.responses, result.overlap, general)
+    packed = CachedReference(
+        lib.pack_tril(initial),
+        lib.pack_tril(result.responses).astype(np.float32),
+        lib.pack_tril(result.overlap),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.tmp")
+    with partial.open("wb") as file:
+        np.savez(file, **{f.name: getattr(packed, f.name) for f in dataclasses.fields(packed)})
+    partial.replace(path)
+    return packed
+
+
+def _fill_one(task: tuple[str, int, ReferenceSettings, Path]) -> None:
+    path, k, settings, folder = task
+    with lib.with_omp_threads(1):
+        labels = LabelFile(path)
+        cached_reference(labels[k], labels.theory.basis, settings, folder)
+
+
+def fill_cache(paths: list[str], settings: ReferenceSettings, workers: int, root: Path = CACHE) -> None:
+    """Compute the missing references of label files in `workers` processes of one thread each."""
+    tasks = []
+    for path in paths:
+        labels = LabelFile(path)
+        folder = cache_folder(labels.theory, settings, root)
+        tasks += [(path, k, settings, folder) for k in range(len(labels))]
+    with ProcessPoolExecutor(workers) as pool:
+        for _ in tqdm(pool.map(_fill_one, tasks), total=len(tasks), desc="references", unit="mol", mininterval=5):
+            pass
+
+
+def main() -> None:
+    """Command line: fill the cache for label files."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--labels", nargs="+", required=True, help="label files (HDF5)")
+    parser.add_argument("--strategy", choices=("minao", "sap"), default="minao")
+    parser.add_argument("--workers", type=int, default=1)
+    arguments = parser.parse_args()
+    fill_cache(arguments.labels, ReferenceSettings(arguments.strategy, steps=0), arguments.workers)
+
+
+if __name__ == "__main__":
+    main()
