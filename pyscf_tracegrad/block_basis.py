@@ -1,10 +1,10 @@
 """Orthonormal bases of a padded block that symmetry keeps apart.
 
-Pair block in its bond frame: entry (l1 m1, l2 m2) contributes to the SO(2) components k = |m1| - |m2| and k = |m1| + |m2|.
-For 3s 2p 1d that is 196 = 46 even scalars + 10 odd (pseudo-)scalars + 2 (42 + 21 + 6 + 1) for k = 1..4.
+Pair block in its bond frame: entry (l1 m1, l2 m2) contributes to the SO(2) components k = |m1| - |m2| and k = |m1| +
+|m2|. For 3s 2p 1d that is 196 = 46 even scalars + 10 odd (pseudo-)scalars + 2 (42 + 21 + 6 + 1) for k = 1..4.
 
-On-site block: symmetric, so 105 components, in irreps by Wigner-3j symbols. Those with parity (-1)^L are natural; the few
-others (1e of 2p-3p, 2o of p-d) need a product of features.
+On-site block: symmetric, so 105 components, in irreps by Wigner-3j symbols. Those with parity (-1)^L are natural; the
+few others (1e of 2p-3p, 2o of p-d) need a product of features.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def shell_starts(shells: tuple[int, ...]) -> list[int]:
 class PairBasis:
     """SO(2) components of a pair block, rows ordered: even scalars, odd scalars, then k = 1, 2, ...: cosine, sine.
 
-    forward (n, width^2): components of a block in the frame of i -> j are `forward @ block.ravel()`. reverse (n, width^2):
-    components of the transposed block in the frame of j -> i, from the same `block` in the frame of i -> j. Both have
-    orthonormal rows and n = width^2. counts: number of components of each k (key -1: odd scalars). shell_pair (n,):
-    first shell * n_shells + second shell of each component.
+    forward (n, width^2): components of a block in the frame of i -> j are `forward @ block.ravel()`. reverse (n,
+    width^2): components of the transposed block in the frame of j -> i, from the same `block` in the frame of i -> j.
+    Both have orthonormal rows and n = width^2. counts: number of components of each k (key -1: odd scalars).
+    shell_pair (n,): first shell * n_shells + second shell of each component.
     """
 
     forward: Array

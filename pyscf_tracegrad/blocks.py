@@ -1,7 +1,7 @@
 """Features -> blocks, and blocks <-> matrices.
 
-The decoders are linear maps from the components of a feature to those of a block in standard units; the only products are
-those that unnatural parity asks for.
+The decoders are linear maps from the components of a feature to those of a block in standard units; the only products
+are those that unnatural parity asks for.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def gather_blocks(matrices: Tensor, ao_slots: Tensor, first: Tensor, second: Ten
 
 
 def scatter_blocks(site: Tensor, pair: Tensor, edge_index: Tensor, ao_slots: Tensor, nao: int) -> Tensor:
-    """Symmetric matrix (nao, nao) from on-site (n_atoms, w, w) and pair blocks (n_edges, w, w); the inverse of gather."""
+    """Symmetric matrix (nao, nao) from on-site (n_atoms, w, w) and pair blocks (n_edges, w, w); the inverse of
+    gather.
+    """
     slots = torch.where(ao_slots < 0, nao, ao_slots)
     i, j = edge_index
     matrix = site.new_zeros((nao + 1) * (nao + 1))
@@ -112,7 +114,9 @@ class PairDecoder(nn.Module):
 
 
 class SiteEmbedding(nn.Module):
-    """Natural-parity components of on-site blocks -> degree-major features: (n, fields, n_rows) -> (n, dim, channels)."""
+    """Natural-parity components of on-site blocks -> degree-major features: (n, fields, n_rows) -> (n, dim,
+    channels).
+    """
 
     def __init__(self, basis: SiteBasis, l_max: int, channels: int, fields: int) -> None:
         super().__init__()
@@ -120,9 +124,7 @@ class SiteEmbedding(nn.Module):
         self.l_max, self.channels = l_max, channels
         counts = {l: c for l, natural, c in basis.groups if natural}
         self.place = {l: k for k, (l, natural, _) in enumerate(basis.groups) if natural and l <= l_max}
-        self.maps = nn.ModuleList(
-            nn.Linear(fields * counts.get(l, 0), channels, bias=False) for l in range(l_max + 1)
-        )
+        self.maps = nn.ModuleList(nn.Linear(fields * counts.get(l, 0), channels, bias=False) for l in range(l_max + 1))
 
     def forward(self, components: Tensor) -> Tensor:
         n = components.shape[0]
@@ -167,7 +169,7 @@ class SiteDecoder(nn.Module):
 
     def _odd_paths(self, big: int) -> list[tuple[int, int, Constant]]:
         """Up to two couplings (l1, l2) -> big of odd l1 + l2 + big, with their Wigner-3j symbols."""
-        paths = []
+        paths: list[tuple[int, int, Constant]] = []
         for l1 in range(1, self.l_max + 1):
             for l2 in range(l1, self.l_max + 1):
                 if (l1 + l2 + big) % 2 == 1 and l2 - l1 <= big <= l1 + l2 and len(paths) < 2:

@@ -29,8 +29,8 @@ class CheckpointError(ValueError):
 class Checkpoint:
     """A model with what is needed to use it.
 
-    shells: AOs it knows, per element. xc, basis: level of theory of its labels. serve_ions: whether the network, or only
-    the reference, serves charged molecules. metadata: figures for people.
+    shells: AOs it knows, per element. xc, basis: level of theory of its labels. serve_ions: whether the network, or
+    only the reference, serves charged molecules. metadata: figures for people.
     """
 
     model: FockModel
@@ -91,9 +91,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         shells = ShellTable.from_list(data["shells"])
         model = FockModel(config, shells.degrees, len(shells.elements))
         model.load_state_dict(data["state"])
-        return Checkpoint(
-            model.eval(), shells, data["xc"], data["basis"], data["serve_ions"], dict(data["metadata"])
-        )
+        return Checkpoint(model.eval(), shells, data["xc"], data["basis"], data["serve_ions"], dict(data["metadata"]))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: its content does not fit this release ({error})") from error
 
@@ -108,4 +106,6 @@ def _check_sum(path: Path) -> None:
     except (OSError, IndexError):
         raise CheckpointError(f"{checksum_file(path)}: missing or empty; it must hold the model's SHA-256") from None
     if digest != expected:
-        raise CheckpointError(f"{path}: SHA-256 does not match {checksum_file(path).name}; the file is damaged: reinstall")
+        raise CheckpointError(
+            f"{path}: SHA-256 does not match {checksum_file(path).name}; the file is damaged: reinstall"
+        )

@@ -60,8 +60,9 @@ def from_dict(cls: type[T], data: dict[str, Any], where: str = "") -> T:
     values: dict[str, Any] = {}
     for name, value in data.items():
         default = fields[name].default
-        if fields[name].default_factory is not dataclasses.MISSING:
-            default = fields[name].default_factory()
+        factory = fields[name].default_factory
+        if callable(factory):
+            default = factory()
         if dataclasses.is_dataclass(default) and isinstance(value, dict):
             value = from_dict(type(default), value, f"{where}{name}.")
         elif isinstance(value, list):

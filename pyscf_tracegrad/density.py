@@ -24,12 +24,9 @@ class Orbitals(NamedTuple):
 
 def diagonalise(fock: Array, overlap: Array) -> Orbitals:
     """Solve F C = S C e; a near-dependent basis is orthogonalised canonically (nmo < nao then)."""
-    try:
-        energies, coefficients = scipy.linalg.eigh(fock, overlap, driver="gvd", check_finite=False)
-        if np.isfinite(energies).all():
-            return Orbitals(energies, coefficients)
-    except np.linalg.LinAlgError:
-        pass
+    # the Cholesky factor of a near-dependent basis may exist and still be worthless, so look at the eigenvalues of S
+    if scipy.linalg.eigvalsh(overlap, subset_by_index=[0, 0], check_finite=False)[0] > _LINDEP:
+        return Orbitals(*scipy.linalg.eigh(fock, overlap, driver="gvd", check_finite=False))
     values, vectors = np.linalg.eigh(overlap)
     keep = values > _LINDEP
     half = vectors[:, keep] / np.sqrt(values[keep])
@@ -42,7 +39,7 @@ def aufbau(n_orbitals: int, n_electrons: int) -> Array:
 
     Raises ValueError for an odd number of electrons, or for more than fit.
     """
-    if n_electrons % 2 or n_electrons > 2 * n_orbitals:
+    if n_electrons % 2 or not 0 <= n_electrons <= 2 * n_orbitals:
         raise ValueError(f"{n_electrons} electrons do not fill {n_orbitals} orbitals in pairs")
     occupations = np.zeros(n_orbitals)
     occupations[: n_electrons // 2] = 2.0
@@ -53,7 +50,10 @@ def fermi(energies: Array, n_electrons: int, width: float) -> Array:
     """Fermi occupations 2/(1 + exp((e - mu)/width)) that sum to `n_electrons`; `width` = kT in hartree.
 
     Unlike Aufbau they do not pick one of two degenerate frontier orbitals, so a symmetric molecule stays symmetric.
+    Raises ValueError for more electrons than fit, or fewer than none.
     """
+    if not 0 <= n_electrons <= 2 * len(energies):
+        raise ValueError(f"{n_electrons} electrons do not fill {len(energies)} orbitals")
     if n_electrons == 0:
         return np.zeros_like(energies)
     low, high = energies[0] - 50 * width, energies[-1] + 50 * width
@@ -66,7 +66,8 @@ def fermi(energies: Array, n_electrons: int, width: float) -> Array:
             low = mu
         if high - low < 1e-13:
             break
-    return occupations * (n_electrons / occupations.sum())
+    scaled: Array = occupations * (n_electrons / occupations.sum())
+    return scaled
 
 
 def make_density(orbitals: Orbitals, occupations: Array) -> Any:

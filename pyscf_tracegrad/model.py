@@ -27,8 +27,8 @@ class ModelInput:
     """A molecule, or a batch of them as one graph without edges in between.
 
     element (n_atoms,) int64: position in the shell table. charge (n_atoms,): net charge of the atom's molecule.
-    positions (n_atoms, 3): bohr. edge_index (2, n_edges): i < j. site (n_atoms, fields, width, width) and pair (n_edges,
-    fields, width, width): blocks of F_ref and of the responses, hartree, network order.
+    positions (n_atoms, 3): bohr. edge_index (2, n_edges): i < j. site (n_atoms, fields, width, width) and pair
+    (n_edges, fields, width, width): blocks of F_ref and of the responses, hartree, network order.
     """
 
     element: Tensor
@@ -105,7 +105,7 @@ class FockModel(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Floating-point type of the parameters."""
-        return cast(Tensor, self.element.weight).dtype
+        return self.element.weight.dtype
 
     def forward(self, inputs: ModelInput) -> FockBlocks:
         """Blocks of dF for a molecule or a batch."""

@@ -1,4 +1,6 @@
-"""A trained model applied to a molecule: reference, network, Fock matrix. torch is loaded here and below, not before."""
+"""A trained model applied to a molecule: reference, network, Fock matrix. torch is loaded here and below, not
+before.
+"""
 
 from __future__ import annotations
 
@@ -103,5 +105,5 @@ def load_model(path: str | Path | None = None) -> PretrainedModel:
 
 
 @lru_cache(maxsize=4)
-def _load(path: Path, changed: int) -> PretrainedModel:
+def _load(path: Path, changed: int) -> PretrainedModel:  # noqa: ARG001  (changed: a rewritten file is another one)
     return PretrainedModel(load_checkpoint(path))

@@ -8,8 +8,9 @@ The differences in brackets are the responses G_k; they tell a local network how
 network the first step brings the occupied-virtual error from 3.7e-3 to 8.5e-4, the second to 4.7e-4.
 
 Damping keeps densities from overshooting; a constant potential, dF = c S, moves no density and needs none. So the
-S-component of the last response is taken in full (`gauge`). This leaves the guess as it is and takes the mean error of the
-matrix from 1.33 to 1.00 mEh on neutral molecules and from 3.5 to 1.2 mEh on ions, whose F0 is that of the neutral density.
+S-component of the last response is taken in full (`gauge`). This leaves the guess as it is and takes the mean error of
+the matrix from 1.33 to 1.00 mEh on neutral molecules and from 3.5 to 1.2 mEh on ions, whose F0 is that of the neutral
+density.
 
 `sap`: hcore + superposition of atomic potentials (Lehtola, doi:10.1021/acs.jctc.8b01089; the Gaussian fit of
 doi:10.1063/5.0004046), analytic, without any Fock build.

@@ -1,8 +1,8 @@
 """Standardisation of blocks: what element, element pair and distance alone say of a block, taken out beforehand.
 
-On-site: per element the mean of the invariant components and the rms of every irrep. Pairs: per ordered element pair and
-distance bin the mean of the even scalars and the rms of every component, linear in between bins. Nothing else may be
-shifted, and a cosine and its sine share one rms: anything more would break equivariance.
+On-site: per element the mean of the invariant components and the rms of every irrep. Pairs: per ordered element pair
+and distance bin the mean of the even scalars and the rms of every component, linear in between bins. Nothing else may
+be shifted, and a cosine and its sine share one rms: anything more would break equivariance.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Training and evaluation of models; run from a checkout, not part of the wheel."""

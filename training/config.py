@@ -36,8 +36,9 @@ class Schedule:
     """Optimisation: AdamW, linear warm-up, cosine decay to 1e-3 of the rate, gradient clipping, EMA.
 
     steps: length of the run; the cosine ends there. batch_size: molecules a step; more is smoother and slower.
-    learning_rate, weight_decay, betas: of AdamW. warmup: steps. clip: norm of the gradient. ema: decay of the running mean
-    of the weights, which is what is shipped; nearer 1 averages over more steps. seed: of the weights and the data order.
+    learning_rate, weight_decay, betas: of AdamW. warmup: steps. clip: norm of the gradient. ema: decay of the running
+    mean of the weights, which is what is shipped; nearer 1 averages over more steps. seed: of the weights and the data
+    order.
     """
 
     steps: int = 4000

@@ -26,9 +26,9 @@ from training.references import CACHE, cache_folder, cached_reference
 class FockData(Data):
     """One molecule. What the model takes (`model_input`), and for the loss:
 
-    target_site (n_atoms, w, w), target_pair (n_edges, w, w): blocks of F - F_ref, hartree. ao_slots (n_atoms, w): AO index
-    in the molecule's own matrix, -1 for none. nao, n_occupied (1,). coefficients (nao*nao,), energies (nao,): orbitals of
-    the label, row-major, PySCF AO order, hartree.
+    target_site (n_atoms, w, w), target_pair (n_edges, w, w): blocks of F - F_ref, hartree. ao_slots (n_atoms, w): AO
+    index in the molecule's own matrix, -1 for none. nao, n_occupied (1,). coefficients (nao*nao,), energies (nao,):
+    orbitals of the label, row-major, PySCF AO order, hartree.
     """
 
     def __inc__(self, key: str, value: Any, *args: Any) -> Any:
@@ -72,7 +72,12 @@ def make_data(label: Label, reference: Reference, table: ShellTable, model: Mode
 
 
 def load_split(
-    paths: Sequence[str], split: str, table: ShellTable, model: ModelConfig, limit: int | None = None, cache: Path = CACHE
+    paths: Sequence[str],
+    split: str,
+    table: ShellTable,
+    model: ModelConfig,
+    limit: int | None = None,
+    cache: Path = CACHE,
 ) -> tuple[list[FockData], Theory]:
     """All molecules of a split from label files of one level of theory; references come from the cache.
 
@@ -99,7 +104,9 @@ def load_split(
 
 
 class StepSampler:
-    """Batches of indices for steps start..stop of a run: a seeded shuffle per epoch, the same however a run is sliced."""
+    """Batches of indices for steps start..stop of a run: a seeded shuffle per epoch, the same however a run is
+    sliced.
+    """
 
     def __init__(self, n: int, batch_size: int, seed: int, start: int, stop: int) -> None:
         self.n, self.batch_size, self.seed, self.start, self.stop = n, min(batch_size, n), seed, start, stop

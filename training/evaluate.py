@@ -2,9 +2,9 @@
 
     python -m training.evaluate --labels FILE... [--model MODEL.pt] [--routes network reference] [--out RESULTS.csv]
 
-Errors are against the labels; cycles are those of PySCF at its default settings, minao's from the label file. `network` is
-the whole model, `reference` is F_ref alone. Results are written as they come; run again with the same `--out`, it goes on
-where it stopped. `--no-scf` leaves the cycles out.
+Errors are against the labels; cycles are those of PySCF at its default settings, minao's from the label file.
+`network` is the whole model, `reference` is F_ref alone. Results are written as they come; run again with the same
+`--out`, it goes on where it stopped. `--no-scf` leaves the cycles out.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import dataclasses
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,7 +128,7 @@ def read_rows(path: Path) -> list[Row]:
     rows = []
     with path.open(newline="") as file:
         for line in csv.DictReader(file):
-            values = {
+            values: dict[str, Any] = {
                 k: v == "True" if kinds[k] == "bool" else {"str": str, "int": int, "float": float}[str(kinds[k])](v)
                 for k, v in line.items()
             }
@@ -180,9 +181,7 @@ def main() -> None:
     for path in a.labels:
         labels = LabelFile(path)
         chosen = [k for k, split in enumerate(labels.splits) if split == a.split][: a.limit]
-        tasks += [
-            (path, k, a.model, a.routes, not a.no_scf, a.threads) for k in chosen if labels.names[k] not in done
-        ]
+        tasks += [(path, k, a.model, a.routes, not a.no_scf, a.threads) for k in chosen if labels.names[k] not in done]
     with ProcessPoolExecutor(a.workers) as pool:
         for found in tqdm(pool.map(_task, tasks), total=len(tasks), unit="mol", mininterval=5):
             rows += found

@@ -35,7 +35,8 @@ class Label:
     """One labelled molecule.
 
     atomic_numbers (n_atoms,), positions (n_atoms, 3) bohr, charge; fock: lower triangle (nao (nao+1)/2,) float32,
-    hartree; energy hartree; cycles_minao: SCF cycles from minao at PySCF's defaults, -1 where not run; split: train/val.
+    hartree; energy hartree; cycles_minao: SCF cycles from minao at PySCF's defaults, -1 where not run; split:
+    train/val.
     """
 
     name: str

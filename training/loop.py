@@ -157,7 +157,7 @@ class Trainer:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         loss, found, traces = total_loss(self.model, batch, self.config.loss)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.schedule.clip)
         if torch.isfinite(norm):  # one broken batch must not end a run of hours
             self.optimizer.step()

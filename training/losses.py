@@ -2,9 +2,9 @@
 
     L = a1 MAE(dF) + a2 MSE(dF) + a3 ov + a4 rms(C^T dF C) + mu L_trace
 
-with the label's orbitals C and energies e. R_ia = (C_occ^T dF C_vir)_ia / (e_a - e_i) is the first-order density error and
-ov = rms(R). mu = lambda stopgrad(L_H / L_trace), L_H the other terms, L_trace = MAE of the traces (TraceGrad, eq. 7-8).
-Nothing back-propagates through a diagonalisation.
+with the label's orbitals C and energies e. R_ia = (C_occ^T dF C_vir)_ia / (e_a - e_i) is the first-order density error
+and ov = rms(R). mu = lambda stopgrad(L_H / L_trace), L_H the other terms, L_trace = MAE of the traces (TraceGrad, eq.
+7-8). Nothing back-propagates through a diagonalisation.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def total_loss(model: FockModel, batch: Data, weights: LossWeights) -> tuple[Ten
     """Loss of a batch, its errors and its trace loss."""
     blocks = model(model_input(batch))
     found = errors(blocks, batch)
-    loss = sum(getattr(weights, name) * getattr(found, name).mean() for name in ("mae", "mse", "ov", "mo"))
-    assert isinstance(loss, Tensor)
+    terms = [getattr(weights, name) * getattr(found, name).mean() for name in ("mae", "mse", "ov", "mo")]
+    loss = torch.stack(terms).sum()
     traces = trace_loss(model, blocks, batch) if weights.trace > 0 else loss.new_zeros(())
     if weights.trace > 0:
         loss = loss + weights.trace * (loss / traces.clamp_min(1e-12)).detach() * traces

@@ -102,6 +102,4 @@ def fit_standardisation(model: FockModel, data: Sequence[Data], batch_size: int 
                 site_sums[k].add((element,), site_rows[:, k].double().numpy())
                 pair_sums[k].add(cells, pair_rows[:, k].double().numpy())
     for k, standardiser in enumerate([*model.inputs, model.output]):
-        standardiser.load_moments(  # type: ignore[operator]
-            Moments(*_site_moments(site_sums[k], site), *_pair_moments(pair_sums[k], pair))
-        )
+        standardiser.load_moments(Moments(*_site_moments(site_sums[k], site), *_pair_moments(pair_sums[k], pair)))

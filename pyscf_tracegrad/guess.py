@@ -1,0 +1,120 @@
+"""The table of contents of a guess: one line per stage.
+
+molecule -> domain check -> reference (cheap operator) -> network -> Fock matrix -> orbitals -> density
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf import gto
+from pyscf.lib import logger
+from pyscf.scf import hf
+
+from pyscf_tracegrad.density import aufbau, diagonalise, make_density
+from pyscf_tracegrad.domain import BadMolecule, OutsideDomain, check_density, check_molecule, check_scf
+from pyscf_tracegrad.orbitals import UnsupportedBasis
+
+if TYPE_CHECKING:
+    from pyscf_tracegrad.pretrained import PretrainedModel, Route
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A density and how it came about.
+
+    dm (nao, nao): tagged with `mo_coeff` and `mo_occ`, PySCF AO order. route: `network`, or `reference` where F_ref
+    alone serves. gap: predicted HOMO-LUMO gap, hartree. seconds: wall time of set-up, F0, G, network and
+    diagonalisation.
+    """
+
+    dm: Any
+    route: Route
+    gap: float
+    seconds: dict[str, float]
+
+
+def make_guess(mol: gto.Mole, model: PretrainedModel | None = None) -> Guess:
+    """Guess of a closed-shell molecule, with its times.
+
+    model: from `load_model`; the shipped one if not given. Raises OutsideDomain for what is not covered,
+    CheckpointError for weights that cannot be used.
+    """
+    check_molecule(mol)
+    model = _shipped() if model is None else model
+    try:
+        prediction = model.predict(mol)
+    except UnsupportedBasis as error:
+        raise OutsideDomain(str(error)) from error
+    start = time.perf_counter()
+    orbitals = diagonalise(prediction.fock, prediction.overlap)
+    occupations = aufbau(len(orbitals.energies), mol.nelectron)
+    dm = make_density(orbitals, occupations)
+    check_density(dm, mol.nao)
+    seconds = prediction.seconds | {"diagonalisation": time.perf_counter() - start}
+    return Guess(dm, prediction.route, _gap(orbitals.energies, mol.nelectron // 2), seconds)
+
+
+def _gap(energies: Array, n_occupied: int) -> float:
+    return float(energies[n_occupied] - energies[n_occupied - 1]) if n_occupied < len(energies) else float("inf")
+
+
+def _shipped() -> PretrainedModel:
+    from pyscf_tracegrad.pretrained import load_model
+
+    return load_model()
+
+
+def predict_fock(mol: gto.Mole, model: PretrainedModel | None = None) -> Array:
+    """Predicted converged Fock matrix (nao, nao), hartree, PySCF AO order, at the level of theory of the model's
+    labels.
+
+    model: from `load_model`; the shipped one if not given. Raises OutsideDomain for what is not covered.
+    """
+    check_molecule(mol)
+    model = _shipped() if model is None else model
+    try:
+        return model.predict(mol).fock
+    except UnsupportedBasis as error:
+        raise OutsideDomain(str(error)) from error
+
+
+def tracegrad_guess(mol_or_mf: Any, model: PretrainedModel | None = None, strict: bool = False) -> Any:
+    """Starting density of an SCF: `mf.kernel(dm0=tracegrad_guess(mol))`.
+
+    Parameters
+    ----------
+    mol_or_mf : gto.Mole or scf.hf.SCF
+        A molecule, or an SCF object, whose kind is checked then as well.
+    model : PretrainedModel, optional
+        From `load_model`; the shipped one if not given.
+    strict : bool
+        Raise OutsideDomain for what is not covered. Otherwise warn with the reason through `pyscf.lib.logger` and
+        return the minao density, in the shape that the SCF object needs.
+
+    Returns
+    -------
+    (nao, nao) array, PySCF AO order, tagged with `mo_coeff` (nao, nmo) and `mo_occ` (nmo,).
+    """
+    mf = None if isinstance(mol_or_mf, gto.MoleBase) else mol_or_mf
+    mol = mol_or_mf if mf is None else getattr(mf, "mol", None)
+    try:
+        if mf is not None:
+            check_scf(mf)
+        return make_guess(mol, model).dm
+    except ValueError as error:  # OutsideDomain, CheckpointError
+        if strict or isinstance(error, BadMolecule):
+            raise
+        warn_fallback(mol_or_mf, error)
+        return (hf.RHF(mol) if mf is None else mf).get_init_guess(mol, "minao")
+
+
+def warn_fallback(mol_or_mf: Any, error: ValueError) -> None:
+    """Say through PySCF's logger why minao is used instead."""
+    logger.warn(mol_or_mf, "tracegrad guess: %s. Using the minao guess instead.", error)

@@ -1,0 +1,121 @@
+"""Model files: round trip, and one clear message for each way in which they can be wrong."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from network_helpers import SAP, TABLE, molecule, prepared, random_model
+
+from pyscf_tracegrad.checkpoint import Checkpoint, CheckpointError, checksum_file, load_checkpoint, save_checkpoint
+from pyscf_tracegrad.config import ModelConfig, from_dict
+from pyscf_tracegrad.pretrained import SHIPPED, correction, load_model
+
+TINY = ModelConfig(reference=SAP, channels=8, layers=1, invariants=8, trace_hidden=8, radial=8)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "model.pt"
+    save_checkpoint(path, Checkpoint(random_model(TINY), TABLE, "b3lyp", "def2-svp", True, {"note": "test"}))
+    return path
+
+
+def rewrite(path: Path, **changes: object) -> None:
+    """Change entries of a checkpoint and make its checksum fit."""
+    data = torch.load(path, weights_only=True)
+    torch.save({**data, **changes}, path)
+    checksum_file(path).write_text(hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def test_round_trip(saved: Path) -> None:
+    loaded = load_checkpoint(saved)
+    assert loaded.shells == TABLE
+    assert loaded.model.config == TINY
+    assert (loaded.xc, loaded.basis, loaded.serve_ions, loaded.metadata) == (
+        "b3lyp",
+        "def2-svp",
+        True,
+        {"note": "test"},
+    )
+    original = correction(random_model(TINY), *prepared(molecule(), TINY))
+    again = correction(loaded.model, *prepared(molecule(), TINY))
+    assert (original == again).all()
+
+
+def test_loaded_once_per_file(saved: Path) -> None:
+    assert load_model(saved) is load_model(str(saved))
+
+
+def test_damaged_file(saved: Path) -> None:
+    content = bytearray(saved.read_bytes())
+    content[len(content) // 2] ^= 1
+    saved.write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match=r"model.pt: SHA-256 does not match .* damaged"):
+        load_model(saved)
+
+
+def test_missing_checksum(saved: Path) -> None:
+    checksum_file(saved).unlink()
+    with pytest.raises(CheckpointError, match="must hold the model's SHA-256"):
+        load_checkpoint(saved)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_model(tmp_path / "nothing.pt")
+
+
+def test_wrong_version(saved: Path) -> None:
+    rewrite(saved, version=99)
+    with pytest.raises(CheckpointError, match="format version 99, this release reads version 1"):
+        load_checkpoint(saved)
+
+
+def test_other_torch_file(saved: Path) -> None:
+    rewrite(saved, format="something else")
+    with pytest.raises(CheckpointError, match="not a checkpoint of pyscf_tracegrad"):
+        load_checkpoint(saved)
+
+
+def test_no_torch_file(saved: Path) -> None:
+    saved.write_text("hello")
+    checksum_file(saved).write_text(hashlib.sha256(b"hello").hexdigest())
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        load_checkpoint(saved)
+
+
+def test_unknown_setting_in_a_checkpoint(saved: Path) -> None:
+    config = torch.load(saved, weights_only=True)["config"]
+    rewrite(saved, config={**config, "wings": 2})
+    with pytest.raises(CheckpointError, match="unknown setting 'wings'"):
+        load_checkpoint(saved)
+
+
+def test_missing_weights(saved: Path) -> None:
+    state = torch.load(saved, weights_only=True)["state"]
+    state.pop(next(iter(state)))
+    rewrite(saved, state=state)
+    with pytest.raises(CheckpointError, match="does not fit this release"):
+        load_checkpoint(saved)
+
+
+def test_settings_of_the_wrong_type_are_refused() -> None:
+    with pytest.raises(ValueError, match="setting channels takes int, not '64'"):
+        from_dict(ModelConfig, {"channels": "64"})
+    with pytest.raises(ValueError, match=r"unknown setting reference\.'stepz'"):
+        from_dict(ModelConfig, {"reference": {"stepz": 1}})
+    with pytest.raises(ValueError, match="must be positive"):
+        from_dict(ModelConfig, {"layers": 0})
+
+
+def test_shipped_weights_are_small_and_have_a_card() -> None:
+    assert SHIPPED.stat().st_size < 20_000_000
+    card = SHIPPED.with_suffix(".md").read_text()
+    for section in ("Data", "Level of theory", "Settings", "Validation", "Not for"):
+        assert f"## {section}" in card
+    digest = hashlib.sha256(SHIPPED.read_bytes()).hexdigest()
+    assert digest in card
+    assert load_model().checkpoint.basis == "def2-svp"

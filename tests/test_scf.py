@@ -1,0 +1,206 @@
+"""The key 'tracegrad' in PySCF: who served which calculation, and that the answer stays the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from pyscf import gto, scf
+from pyscf.pbc import gto as pbc_gto
+
+import pyscf_tracegrad
+from pyscf_tracegrad import OutsideDomain, pretrained, register, tracegrad_guess, unregister
+
+BASIS = "def2-svp"
+
+
+@pytest.fixture
+def spy(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Routes of the guesses that our model served."""
+    served: list[str] = []
+    predict = pretrained.PretrainedModel.predict
+
+    def watched(self: Any, mol: gto.Mole) -> Any:
+        prediction = predict(self, mol)
+        served.append(prediction.route)
+        return prediction
+
+    monkeypatch.setattr(pretrained.PretrainedModel, "predict", watched)
+    yield served
+    register()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda mol: mol.RKS(xc="b3lyp"),
+        lambda mol: mol.RKS(xc="pbe"),
+        lambda mol: mol.RHF(),
+        lambda mol: mol.RKS(xc="b3lyp").density_fit(),
+        lambda mol: mol.RHF().density_fit(),
+        lambda mol: mol.RKS(xc="b3lyp").newton(),
+        lambda mol: mol.RHF().sfx2c1e(),
+    ],
+    ids=["rks", "pbe", "rhf", "rks-df", "rhf-df", "newton", "sfx2c1e"],
+)
+@pytest.mark.parametrize("key", ["tracegrad", "TraceGrad"])
+def test_our_guess_serves(make: Any, key: str, water: gto.Mole, spy: list[str]) -> None:
+    mf = make(water)
+    mf.init_guess = key
+    mf.max_cycle = 0
+    dm = mf.get_init_guess(water, mf.init_guess)
+    assert spy == ["network"]
+    assert dm.shape == (water.nao, water.nao)
+    assert dm.mo_coeff.shape == (water.nao, water.nao)
+    assert dm.mo_occ.sum() == 10
+    mf.kernel()
+    assert spy == ["network", "network"]
+
+
+def test_symmetry_is_served(spy: list[str]) -> None:
+    mol = gto.M(atom="O 0 0 0.1173; H 0 0.7572 -0.4692; H 0 -0.7572 -0.4692", basis=BASIS, symmetry=True, verbose=0)
+    mf = mol.RHF()
+    mf.init_guess = "tracegrad"
+    energy = mf.kernel()
+    assert spy == ["network"]
+    assert mf.converged
+    assert energy == pytest.approx(mol.RHF().kernel(), abs=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["RHF", "RKS"])
+@pytest.mark.parametrize("fitted", [False, True])
+def test_energy_is_that_of_minao(kind: str, fitted: bool, formaldehyde: gto.Mole, spy: list[str]) -> None:
+    def run(guess: str) -> Any:
+        mf = formaldehyde.RHF() if kind == "RHF" else formaldehyde.RKS(xc="b3lyp")
+        mf = mf.density_fit() if fitted else mf
+        mf.init_guess = guess
+        mf.conv_tol = 1e-10
+        mf.kernel()
+        assert mf.converged
+        return mf
+
+    ours, minao = run("tracegrad"), run("minao")
+    assert spy == ["network"]
+    assert abs(ours.e_tot - minao.e_tot) < 1e-8
+    assert ours.cycles < minao.cycles
+
+
+def test_by_hand_is_the_same(formaldehyde: gto.Mole) -> None:
+    by_key = formaldehyde.RKS(xc="b3lyp").get_init_guess(formaldehyde, "tracegrad")
+    assert np.array_equal(by_key, tracegrad_guess(formaldehyde))
+    assert np.array_equal(by_key, tracegrad_guess(formaldehyde.RKS(xc="b3lyp")))
+
+
+HYDROXYL = "O 0 0 0; H 0 0 0.97"
+
+
+def cell() -> Any:
+    return pbc_gto.M(atom="He 0 0 0", a=np.eye(3) * 4, basis="sto-3g", verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: gto.M(atom=HYDROXYL, spin=1, basis=BASIS).UKS(xc="b3lyp"), "unrestricted methods"),
+        (lambda: gto.M(atom=HYDROXYL, spin=1, basis=BASIS).ROKS(xc="b3lyp"), "restricted open-shell"),
+        (lambda: gto.M(atom=HYDROXYL, spin=1, basis=BASIS).RHF(), "restricted open-shell"),
+        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9", basis=BASIS).UHF(), "unrestricted methods"),
+        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9", basis=BASIS).GKS(xc="b3lyp"), "generalised methods"),
+        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9", basis=BASIS).GHF(), "generalised methods"),
+        (lambda: gto.M(atom="H 0 0 0; H 0 0 0.9", basis="sto-3g").DHF(), "four-component"),
+        (lambda: gto.M(atom="H 0 0 0; H 0 0 0.9", basis="sto-3g").X2C(), "neither RHF nor RKS"),
+        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9", basis="6-31g").RHF(), "its basis has a shell"),
+        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9", basis=BASIS, cart=True).RHF(), "Cartesian"),
+        (lambda: gto.M(atom="H 0 0 0; Cl 0 0 1.3", basis=BASIS).RKS(), "the model knows H, C, N, O, F only"),
+        (lambda: gto.M(atom="H 0 0 0; I 0 0 1.6", basis=BASIS, ecp=BASIS).RHF(), "effective core potentials"),
+        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9; ghost-O 0 0 3", basis=BASIS).RHF(), "ghost atom"),
+        (lambda: scf.RHF(gto.M(atom="H 0 0 0; F 0 0 0.01", basis=BASIS)), "at one place"),
+        (lambda: cell().RHF(), "periodic systems"),
+        (lambda: cell().KRHF(), "periodic systems"),
+    ],
+)
+def test_minao_serves_what_is_not_covered_and_says_why(
+    make: Any, reason: str, spy: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    mf = make()
+    mf.verbose = 2
+    dm = mf.get_init_guess(key="tracegrad")
+    expected = mf.get_init_guess(key="minao")
+    assert spy == []
+    assert np.array_equal(dm, expected)
+    message = "".join(capfd.readouterr())
+    assert "tracegrad guess:" in message
+    assert reason in message
+    assert "Using the minao guess instead" in message
+
+
+def test_strict_raises_instead(water: gto.Mole, spy: list[str]) -> None:
+    mf = water.UHF()
+    with pytest.raises(OutsideDomain, match="unrestricted"):
+        mf.get_init_guess(key="tracegrad", strict=True)
+    register(strict=True)
+    with pytest.raises(OutsideDomain, match="unrestricted"):
+        mf.get_init_guess(key="tracegrad")
+    with pytest.raises(OutsideDomain, match="unrestricted"):
+        tracegrad_guess(mf, strict=True)
+    assert spy == []
+
+
+@pytest.mark.parametrize("key", ["minao", "atom", "1e", "huckel"])
+def test_other_keys_are_pyscfs_own(key: str, water: gto.Mole, spy: list[str]) -> None:
+    ours = water.RHF().get_init_guess(water, key)
+    unregister()
+    theirs = water.RHF().get_init_guess(water, key)
+    assert spy == []
+    assert np.array_equal(ours, theirs)
+
+
+def test_given_density_passes_through(water: gto.Mole) -> None:
+    dm = np.eye(water.nao)
+    assert scf.hf.SCF.get_init_guess(water.RHF(), water, dm) is dm
+
+
+def test_register_and_unregister_are_exact() -> None:
+    unregister()
+    original = scf.hf.SCF.get_init_guess
+    unregister()
+    assert scf.hf.SCF.get_init_guess is original
+    register()
+    register()
+    assert scf.hf.SCF.get_init_guess is not original
+    assert scf.hf.SCF.get_init_guess.__doc__ == original.__doc__
+    unregister()
+    assert scf.hf.SCF.get_init_guess is original
+    register()
+
+
+def test_broken_weights_fall_back_with_a_message(
+    water: gto.Mole, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pretrained, "SHIPPED", tmp_path / "lost.pt")
+    mf = water.RHF()
+    mf.verbose = 2
+    dm = mf.get_init_guess(key="tracegrad")
+    assert np.array_equal(dm, mf.get_init_guess(key="minao"))
+    assert "cannot be read" in "".join(capfd.readouterr())
+
+
+def test_import_is_cheap() -> None:
+    """No torch, e3nn or h5py reader before the first guess."""
+    code = "import sys, pyscf_tracegrad; print([m for m in ('torch', 'e3nn', 'torch_geometric') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+    assert pyscf_tracegrad.load_model is pretrained.load_model
+
+
+def test_thread_counts_are_left_alone(water: gto.Mole) -> None:
+    import torch
+    from pyscf import lib
+
+    before = torch.get_num_threads(), lib.num_threads(), torch.get_default_dtype()
+    tracegrad_guess(water)
+    assert (torch.get_num_threads(), lib.num_threads(), torch.get_default_dtype()) == before
