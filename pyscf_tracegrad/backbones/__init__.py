@@ -1,7 +1,7 @@
 """Backbones: graph and reference -> node and pair features. One module each, found by name.
 
-A backbone module has a class `Backbone(nn.Module)` made by `Backbone(config, spec)`; called with a `BackboneInput`, it gives
-`Features`.
+A backbone module has a class `Backbone(nn.Module)` made by `Backbone(config, spec)`; called with a `BackboneInput`, it
+gives `Features`.
 """
 
 from __future__ import annotations

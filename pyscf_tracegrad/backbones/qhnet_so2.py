@@ -1,7 +1,7 @@
 """QHNet (Yu et al., ICML 2023, arXiv 2306.04922) written in bond frames, with TraceGrad.
 
-The published tensor products with all harmonics of a bond become SO(2)-linear maps in its frame; parity is kept, which the
-published network gives up. Blocks of the reference enter the nodes and the pairs.
+The published tensor products with all harmonics of a bond become SO(2)-linear maps in its frame; parity is kept, which
+the published network gives up. Blocks of the reference enter the nodes and the pairs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ _PAIR_EMBEDDING = 16
 
 
 class Backbone(nn.Module):
-    """Embedding of elements, charge and on-site blocks; message passing; pair features from both ends and pair blocks."""
+    """Embedding of elements, charge and on-site blocks; message passing; pair features from both ends and pair
+    blocks.
+    """
 
     def __init__(self, config: ModelConfig, spec: BackboneSpec) -> None:
         super().__init__()
@@ -35,9 +37,7 @@ class Backbone(nn.Module):
         self.pair = PairFeatures(config, spec)
         self.node_tracegrad: TraceGrad | None = None
         if config.tracegrad:
-            self.node_tracegrad = TraceGrad(
-                l_max, channels, config.invariants, spec.n_shell_pairs, in_bond_frame=False
-            )
+            self.node_tracegrad = TraceGrad(l_max, channels, config.invariants, spec.n_shell_pairs, in_bond_frame=False)
 
     def forward(self, inputs: BackboneInput) -> Features:
         x = self.site(inputs.site)
@@ -53,7 +53,9 @@ class Backbone(nn.Module):
 
 
 class PairFeatures(nn.Module):
-    """QHNet's pair layers: [x_i, x_j] and the reference blocks in the bond frame, gate, TraceGrad, SO(2)-linear, gate."""
+    """QHNet's pair layers: [x_i, x_j] and the reference blocks in the bond frame, gate, TraceGrad, SO(2)-linear,
+    gate.
+    """
 
     def __init__(self, config: ModelConfig, spec: BackboneSpec) -> None:
         super().__init__()

@@ -18,9 +18,9 @@ from pyscf_tracegrad.layers.norm import EquivariantNorm, Gate, degree_norms
 class BondFrames:
     """Frames of the edges i < j.
 
-    rotation (n_edges, dim, dim): takes m-major rows in the frame to degree-major rows in global axes; its transpose goes
-    back. radial (n_edges, n_radial), envelope (n_edges,), envelope_out (n_edges,): functions of the bond length that
-    describe it, damp its messages, and take the output to zero at the cutoff.
+    rotation (n_edges, dim, dim): takes m-major rows in the frame to degree-major rows in global axes; its transpose
+    goes back. radial (n_edges, n_radial), envelope (n_edges,), envelope_out (n_edges,): functions of the bond length
+    that describe it, damp its messages, and take the output to zero at the cutoff.
     """
 
     edge_index: Tensor
@@ -33,8 +33,8 @@ class BondFrames:
 class FrameFeatures(nn.Module):
     """Features of both atoms of each edge, in its frame, for both directions: (2 n_edges, dim, 2 channels), m-major.
 
-    The first half is i -> j order [x_j, x_i] (what i hears), the second [x_i, x_j] (what j hears) in the inverted frame,
-    which is the factor (-1)^l: both directions use one frame.
+    The first half is i -> j order [x_j, x_i] (what i hears), the second [x_i, x_j] (what j hears) in the inverted
+    frame, which is the factor (-1)^l: both directions use one frame.
     """
 
     def __init__(self, l_max: int) -> None:

@@ -2,9 +2,11 @@
 
 Features have shape (n, (l_max+1)^2, channels). Two orders of the rows are used:
 
-* degree-major (global axes): l = 0, 1, 2, ... and within each m = -l..l, e3nn's order for coordinates (y, z, x), which is
+* degree-major (global axes): l = 0, 1, 2, ... and within each m = -l..l, e3nn's order for coordinates (y, z, x), which
+is
   PySCF's for every l but p;
-* m-major (in a bond frame): m = 0 of every l, then for m = 1, 2, ...: the cosine rows (+m) of l = m..l_max, then the sine
+* m-major (in a bond frame): m = 0 of every l, then for m = 1, 2, ...: the cosine rows (+m) of l = m..l_max, then the
+sine
   rows (-m). Rotations about the bond mix cosine and sine rows of the same m only.
 
 Parity is natural, (-1)^l, throughout.
@@ -12,7 +14,7 @@ Parity is natural, (-1)^l, throughout.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 from e3nn import o3
 from torch import Tensor
@@ -46,7 +48,7 @@ class Degrees:
         return o3.Irreps([(channels, (l, (-1) ** l)) for l in range(self.l_max + 1)])
 
 
-@lru_cache(maxsize=None)
+@cache
 def degrees(l_max: int) -> Degrees:
     """The index tables for l_max (made once)."""
     return Degrees(l_max)
@@ -55,8 +57,8 @@ def degrees(l_max: int) -> Degrees:
 def bond_rotations(vectors: Tensor, l_max: int) -> list[Tensor]:
     """Wigner matrices D_l, l = 0..l_max, each (n, 2l+1, 2l+1), that take the frame of a bond to the global axes.
 
-    vectors (n, 3): cartesian (x, y, z), any length above 0. The polar axis of the frame is the bond; the angle about it is
-    left to chance, and every map used in the frame commutes with rotations about it. Computed in float64.
+    vectors (n, 3): cartesian (x, y, z), any length above 0. The polar axis of the frame is the bond; the angle about
+    it is left to chance, and every map used in the frame commutes with rotations about it. Computed in float64.
     """
     permuted = vectors[:, [1, 2, 0]].double()  # e3nn on (y, z, x) gives PySCF's order and signs
     return frame_rotations(permuted / permuted.norm(dim=1, keepdim=True), l_max)

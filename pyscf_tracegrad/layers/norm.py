@@ -13,8 +13,8 @@ from pyscf_tracegrad.layers.degrees import degrees
 class EquivariantNorm(nn.Module):
     """Divide a feature (n, dim, channels) by its root mean square over all degrees, with a learned scale per degree.
 
-    Every degree counts alike (weight 1/(2l+1) per component). The scalars are centred first, over the channels. The order of
-    the rows is degree-major, or m-major with `m_major=True`: the norm does not see rotations.
+    Every degree counts alike (weight 1/(2l+1) per component). The scalars are centred first, over the channels. The
+    order of the rows is degree-major, or m-major with `m_major=True`: the norm does not see rotations.
     """
 
     def __init__(self, l_max: int, channels: int, m_major: bool = False) -> None:

@@ -15,6 +15,7 @@ a bond frame (SO(2), where cosine and sine rows of an m share A and B; the theor
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -33,9 +34,11 @@ class InvariantMLP(nn.Module):
 
     def forward(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """u (n, c_in) -> z (n, c_out) and d(sum_c z_c)/du (n, c_in)."""
+        linears = [cast(nn.Linear, layer) for layer in self.linears]
+        norms = [cast(nn.LayerNorm, layer) for layer in self.norms]
         tape: list[tuple[Tensor, Tensor, Tensor]] = []
         x = u
-        for linear, norm in zip(self.linears, self.norms, strict=False):
+        for linear, norm in zip(linears[:-1], norms, strict=True):
             hidden = linear(x)
             centred = hidden - hidden.mean(1, keepdim=True)
             inverse = torch.rsqrt(centred.square().mean(1, keepdim=True) + norm.eps)
@@ -44,11 +47,9 @@ class InvariantMLP(nn.Module):
             sigmoid = torch.sigmoid(pre)
             x = pre * sigmoid
             tape.append((unit, inverse, sigmoid * (1.0 + pre * (1.0 - sigmoid))))
-        z: Tensor = self.linears[-1](x)
-        grad = self.linears[-1].weight.sum(0).expand(u.shape[0], -1)
-        for linear, norm, (unit, inverse, slope) in zip(
-            reversed(self.linears[:-1]), reversed(self.norms), reversed(tape), strict=True
-        ):
+        z = linears[-1](x)
+        grad = linears[-1].weight.sum(0).expand(u.shape[0], -1)
+        for linear, norm, (unit, inverse, slope) in zip(linears[-2::-1], norms[::-1], tape[::-1], strict=True):
             grad = grad * slope * norm.weight
             grad = (grad - grad.mean(1, keepdim=True) - unit * (grad * unit).mean(1, keepdim=True)) * inverse
             grad = grad @ linear.weight

@@ -1,13 +1,13 @@
 """Wigner matrices of bond frames.
 
 e3nn 0.6 builds `o3.wigner_D` from generators rounded to float32 and takes three matrix exponentials a call, which costs
-1e-6 in float64 and a tenth of a forward pass. Here the rotation about e3nn's polar axis y is written out, and the one about
-x is the same in a basis turned by a constant matrix, which e3nn's spherical harmonics give exactly.
+1e-6 in float64 and a tenth of a forward pass. Here the rotation about e3nn's polar axis y is written out, and the one
+about x is the same in a basis turned by a constant matrix, which e3nn's spherical harmonics give exactly.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import torch
 from e3nn import o3
@@ -17,14 +17,15 @@ from torch import Tensor
 _AXES = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _turn(l: int) -> Tensor:
     """D_l of the axis permutation above, (2l+1, 2l+1) float64, from harmonics at as many points in general position."""
     with torch.inference_mode(False):
         points = torch.randn(8 * l + 8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(l))
         before = o3.spherical_harmonics(l, points, normalize=True)
         after = o3.spherical_harmonics(l, points @ _AXES.T, normalize=True)
-        return torch.linalg.lstsq(before, after).solution.T.contiguous()
+        turn: Tensor = torch.linalg.lstsq(before, after).solution.T.contiguous()
+        return turn
 
 
 def polar_rotation(l: int, angle: Tensor) -> Tensor:

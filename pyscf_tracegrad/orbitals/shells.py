@@ -1,9 +1,9 @@
 """Shells of an element, from the basis data, and their places in a padded block.
 
 A block is the sub-matrix of two atoms, padded to the widest element: in def2-SVP to the 3s 2p 1d of C N O F, 14 x 14.
-The k-th shell of degree l of an element takes the place of the k-th padded shell of degree l; H (2s 1p) so has rows 0, 1,
-3, 4, 5. Within a shell the network's order is m = -l..l, which is PySCF's for every l but p: p is (x, y, z) there and
-(y, z, x) here.
+The k-th shell of degree l of an element takes the place of the k-th padded shell of degree l; H (2s 1p) so has rows 0,
+1, 3, 4, 5. Within a shell the network's order is m = -l..l, which is PySCF's for every l but p: p is (x, y, z) there
+and (y, z, x) here.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class ShellTable:
     @classmethod
     def from_basis(cls, basis: str, elements: Iterable[int]) -> ShellTable:
         """Table of a named PySCF basis, e.g. `'def2-svp'`, for some atomic numbers."""
-        numbers = tuple(sorted(set(int(z) for z in elements)))
+        numbers = tuple(sorted({int(z) for z in elements}))
         shells = []
         for z in numbers:
             atom = gto.M(atom=[(z, (0.0, 0.0, 0.0))], basis=basis, spin=z % 2, verbose=0)

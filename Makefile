@@ -1,0 +1,41 @@
+# Two commands do all the set-up: `make example` runs the guess, `make test` runs the tests. Both install into .venv from
+# pinned versions (constraints.txt). `pip install torch` takes the build of the machine's package index: the CPU build is all
+# that is needed, one with CUDA works as well.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: example test test-slow lint clean
+
+example: .venv/installed
+	$(BIN)/python examples/00-water.py
+	$(BIN)/python examples/01-cycles.py
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow and not gpu and not benchmark"
+
+test-slow: .venv/installed-test
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/installed-test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+.venv/created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "Python 3.10 or newer is needed; give one with make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/installed: .venv/created pyproject.toml constraints.txt
+	$(PIP) --editable .
+	touch $@
+
+.venv/installed-test: .venv/created pyproject.toml constraints.txt
+	$(PIP) --editable '.[test]'
+	touch $@ .venv/installed
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,80 @@
+"""Cycles, Fock builds and wall time of four starting guesses on five molecules that the model was not trained on.
+
+PySCF's default settings, B3LYP/def2-SVP. Wall time is that of `mf.kernel()`, the guess included; the model is loaded before.
+At the end the parts of one guess, beside one SCF cycle of the same molecule. Takes a few minutes on two cores.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from pyscf import gto
+
+import pyscf_tracegrad
+from pyscf_tracegrad.guess import make_guess
+
+GUESSES = ("minao", "atom", "1e", "tracegrad")
+MOLECULES = sorted((Path(__file__).parent / "molecules").glob("*.xyz"))
+
+
+def run(mol: gto.Mole, guess: str) -> tuple[int, int, float, float]:
+    """Cycles, Fock builds, seconds and energy of one SCF."""
+    mf = mol.RKS(xc="b3lyp")
+    mf.init_guess = guess
+    builds = 0
+    get_veff = mf.get_veff
+
+    def counted(*args, **keywords):  # noqa: ANN002, ANN003, ANN202
+        nonlocal builds
+        builds += 1
+        return get_veff(*args, **keywords)
+
+    mf.get_veff = counted
+    start = time.perf_counter()
+    mf.kernel()
+    return mf.cycles, builds, time.perf_counter() - start, mf.e_tot
+
+
+def main() -> None:
+    """Print the table."""
+    pyscf_tracegrad.load_model()
+    print("| molecule | " + " | ".join(f"{g}: cycles, builds, s" for g in GUESSES) + " |")
+    print("|---" * (1 + len(GUESSES)) + "|")
+    ratios: dict[str, list[tuple[float, float]]] = {g: [] for g in GUESSES}
+    for path in MOLECULES:
+        mol = gto.M(atom=str(path), basis="def2-svp", verbose=0)
+        results = {}
+        for guess in GUESSES:
+            print(f"\r{path.stem}: {guess} ...".ljust(50), end="", file=sys.stderr, flush=True)
+            results[guess] = run(mol, guess)
+        print("\r".ljust(50) + "\r", end="", file=sys.stderr, flush=True)
+        cells = [f"{cycles}, {builds}, {seconds:.1f}" for cycles, builds, seconds, _ in results.values()]
+        print(f"| {path.stem} ({mol.natm} atoms, {mol.nao} AOs) | " + " | ".join(cells) + " |", flush=True)
+        spread = max(r[3] for r in results.values()) - min(r[3] for r in results.values())
+        if spread > 1e-7:
+            print(f"  energies differ by {spread:.1e} hartree")
+        for guess, (cycles, _, seconds, _) in results.items():
+            ratios[guess].append((cycles / results["minao"][0], seconds / results["minao"][2]))
+    means = [[sum(r[k] for r in ratios[g]) / len(MOLECULES) for g in GUESSES] for k in (0, 1)]
+    print("| mean ratio to minao: cycles, s | " + " | ".join(f"{c:.2f}, {s:.2f}" for c, s in zip(*means)) + " |")  # noqa: B905
+    split()
+
+
+def split() -> None:
+    """Print the parts of one guess of the molecule with 15 atoms, and one SCF cycle."""
+    mol = next(m for m in (gto.M(atom=str(p), basis="def2-svp", verbose=0) for p in MOLECULES) if m.natm == 15)
+    make_guess(mol)  # the first one pays for what is set up once
+    guess = make_guess(mol)
+    mf = mol.RKS(xc="b3lyp")
+    times = []
+    mf.callback = lambda _: times.append(time.perf_counter())
+    mf.kernel(dm0=guess.dm)
+    cycle = (times[-1] - times[0]) / (len(times) - 1)
+    print(f"\nOne guess, {mol.natm} atoms, in units of one SCF cycle ({cycle:.2f} s):")
+    for part, seconds in guess.seconds.items():
+        print(f"  {part:16s}{seconds / cycle:6.3f}")
+    print(f"  {'all':16s}{sum(guess.seconds.values()) / cycle:6.3f}")
+
+
+if __name__ == "__main__":
+    main()

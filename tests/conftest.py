@@ -1,0 +1,44 @@
+"""Small molecules that several tests share. One thread: they are too small for more."""
+
+from __future__ import annotations
+
+import os
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_name] = "1"  # read when numpy, PySCF and torch are imported, so before that
+
+import pytest
+from pyscf import gto, lib
+
+WATER = "O 0 0 0.1173; H 0 0.7572 -0.4692; H 0 -0.7572 -0.4692"
+FORMALDEHYDE = "C 0 0 -0.5297; O 0 0 0.6741; H 0 0.9353 -1.1140; H 0 -0.9353 -1.1140"
+# carbamoyl fluoride, slightly bent: every element of the model, no symmetry
+EVERY_ELEMENT = (
+    "C 0.0 0.02 0.0; O 0.12 1.17 0.05; N 1.06 -0.83 -0.03; F -1.19 -0.62 0.04; H 1.98 -0.42 0.08; H 0.93 -1.83 -0.09"
+)
+
+
+def _molecule(atoms: str) -> gto.Mole:
+    return gto.M(atom=atoms, basis="def2-svp", verbose=0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _single_thread() -> None:
+    """Also where numpy was imported by a plugin before this file."""
+    lib.num_threads(1)
+
+
+@pytest.fixture
+def water() -> gto.Mole:
+    return _molecule(WATER)
+
+
+@pytest.fixture
+def formaldehyde() -> gto.Mole:
+    return _molecule(FORMALDEHYDE)
+
+
+@pytest.fixture
+def every_element() -> gto.Mole:
+    """Carbamoyl fluoride: H C N O F."""
+    return _molecule(EVERY_ELEMENT)
