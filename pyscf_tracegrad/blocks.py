@@ -62,21 +62,20 @@ class PairEmbedding(nn.Module):
         self.channels = channels
         self.sizes = basis.sizes
         self.maps = nn.ModuleList(
-            nn.Linear(fields * basis.counts.get(m, 0), self.table.count(m) * channels, bias=False)
+            nn.Linear(fields * basis.counts[m], self.table.count(m) * channels, bias=False)
             for m in range(l_max + 1)
+            if m in basis.counts
         )
 
     def forward(self, components: Tensor) -> Tensor:
         n = components.shape[0]
         even, _, *others = components.split(self.sizes, 2)
         out = [self.maps[0](even.flatten(1)).view(n, self.table.m_sizes[0], self.channels)]
-        for m, linear in enumerate(list(self.maps)[1:], start=1):
-            if m > len(others):
-                out.append(components.new_zeros(n, self.table.m_sizes[m], self.channels))
-                continue
-            part = others[m - 1].unflatten(2, (2, -1)).transpose(1, 2)  # (n, cos/sin, fields, count)
-            out.append(linear(part.flatten(2)).view(n, self.table.m_sizes[m], self.channels))
-        return torch.cat(out, 1)
+        for linear, rows, other in zip(list(self.maps)[1:], self.table.m_sizes[1:], others, strict=False):
+            part = other.unflatten(2, (2, -1)).transpose(1, 2)  # (n, cos/sin, fields, count)
+            out.append(linear(part.flatten(2)).view(n, rows, self.channels))
+        missing = self.table.dim - sum(part.shape[1] for part in out)  # no component of the blocks has so high an m
+        return torch.cat([*out, components.new_zeros(n, missing, self.channels)], 1)
 
 
 class PairDecoder(nn.Module):
@@ -114,17 +113,16 @@ class PairDecoder(nn.Module):
 
 
 class SiteEmbedding(nn.Module):
-    """Natural-parity components of on-site blocks -> degree-major features: (n, fields, n_rows) -> (n, dim,
-    channels).
-    """
+    """Natural-parity components of on-site blocks (n, fields, n_rows) -> degree-major features (n, dim, channels)."""
 
     def __init__(self, basis: SiteBasis, l_max: int, channels: int, fields: int) -> None:
         super().__init__()
         self.sizes = basis.sizes
         self.l_max, self.channels = l_max, channels
-        counts = {l: c for l, natural, c in basis.groups if natural}
         self.place = {l: k for k, (l, natural, _) in enumerate(basis.groups) if natural and l <= l_max}
-        self.maps = nn.ModuleList(nn.Linear(fields * counts.get(l, 0), channels, bias=False) for l in range(l_max + 1))
+        self.maps = nn.ModuleDict(
+            {str(l): nn.Linear(fields * basis.groups[k][2], channels, bias=False) for l, k in self.place.items()}
+        )
 
     def forward(self, components: Tensor) -> Tensor:
         n = components.shape[0]
@@ -135,7 +133,7 @@ class SiteEmbedding(nn.Module):
                 out.append(components.new_zeros(n, 2 * l + 1, self.channels))
                 continue
             part = groups[self.place[l]].unflatten(2, (-1, 2 * l + 1))  # (n, fields, channels, m)
-            out.append(self.maps[l](part.flatten(1, 2).transpose(1, 2)))
+            out.append(self.maps[str(l)](part.flatten(1, 2).transpose(1, 2)))
         return torch.cat(out, 1)
 
 

@@ -14,6 +14,7 @@ from pyscf import dft, gto, lib
 from torch_geometric.loader import DataLoader
 
 from pyscf_tracegrad.config import ModelConfig
+from pyscf_tracegrad.density import aufbau, diagonalise, make_density
 from pyscf_tracegrad.pretrained import load_model
 from pyscf_tracegrad.reference import ReferenceSettings
 from training.config import LossWeights, RunConfig, Schedule, read_config
@@ -199,6 +200,21 @@ def test_ov_error_of_the_label_is_zero(label_file: Path) -> None:
     fock = label.full_fock()
     assert occupied_virtual_error(fock, fock, overlap, 5) == pytest.approx(0.0, abs=1e-12)
     assert occupied_virtual_error(fock + 0.3 * overlap, fock, overlap, 5) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_label_as_guess_takes_few_cycles(label_file: Path) -> None:
+    """diag(F_label) -> density is right: the SCF has next to nothing left to do."""
+    from training.evaluate import count_cycles
+    from training.labels import LabelFile
+
+    for label in LabelFile(label_file):
+        mol = label.molecule("def2-svp")
+        orbitals = diagonalise(label.full_fock(), mol.intor("int1e_ovlp"))
+        dm = make_density(orbitals, aufbau(mol.nao, mol.nelectron))
+        cycles, converged, energy = count_cycles(mol, "b3lyp", dm)
+        assert converged
+        assert cycles <= 3
+        assert energy == pytest.approx(label.energy, abs=1e-8)
 
 
 def test_missing_split_is_named(label_file: Path, tmp_path: Path) -> None:
