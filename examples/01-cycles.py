@@ -1,7 +1,7 @@
 """Cycles, Fock builds and wall time of four starting guesses on five molecules that the model was not trained on.
 
-PySCF's default settings, B3LYP/def2-SVP. Wall time is that of `mf.kernel()`, the guess included; the model is loaded before.
-At the end the parts of one guess, beside one SCF cycle of the same molecule. Takes a few minutes on two cores.
+PySCF's default settings, B3LYP/def2-SVP. Wall time is that of `mf.kernel()`, the guess included; the model is loaded
+before. At the end the parts of one guess, beside one SCF cycle of the same molecule. Takes a few minutes on two cores.
 """
 
 import sys

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyscf_tracegrad.domain import OutsideDomain
+from pyscf_tracegrad.errors import OutsideDomain
 from pyscf_tracegrad.guess import predict_fock, tracegrad_guess
 from pyscf_tracegrad.scf import register, unregister
 

@@ -15,14 +15,11 @@ from typing import Any
 import torch
 
 from pyscf_tracegrad.config import ModelConfig, from_dict
+from pyscf_tracegrad.errors import CheckpointError
 from pyscf_tracegrad.model import FockModel
 from pyscf_tracegrad.orbitals import ShellTable
 
 FORMAT, VERSION = "pyscf_tracegrad-model", 1
-
-
-class CheckpointError(ValueError):
-    """A weights file cannot be used; the message says why and what to do."""
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,12 @@ from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.scf import dhf, ghf, hf, rohf, uhf
 
-# Nuclei nearer than this (bohr) are one place: no density fits that, and PySCF's own guesses fail on it.
+from pyscf_tracegrad.errors import BadMolecule, OutsideDomain
+
+# Nuclei nearer than this (bohr) are one place for the network, which has seen no such molecule ...
 _SAME_PLACE = 0.1
-
-
-class OutsideDomain(ValueError):
-    """A calculation that is not covered; the message is the reason."""
-
-
-class BadMolecule(OutsideDomain):
-    """A molecule that no guess can start from, minao neither; raised whether strict or not."""
+# ... and nearer than this for PySCF too: the overlap matrix is singular, and minao fails on it.
+_COINCIDENT = 1e-6
 
 
 def check_molecule(mol: gto.Mole) -> None:
@@ -30,20 +26,37 @@ def check_molecule(mol: gto.Mole) -> None:
     Raises OutsideDomain for a molecule that is not built, without atoms, periodic, with ghost atoms or ECPs, with an
     open shell, or with nuclei at one place or without finite coordinates.
     """
-    if hasattr(mol, "lattice_vectors"):
+    if _is_periodic(mol):
         raise OutsideDomain("periodic systems are not covered")
     if not getattr(mol, "_built", False):
         raise BadMolecule("the molecule is not built; call mol.build() first")
     if mol.natm == 0:
         raise OutsideDomain("the molecule has no atoms")
+    _check_nuclei(mol)
+    if mol.nelectron == 0:
+        raise OutsideDomain("the molecule has no electrons")
+    if mol.nelectron % 2 or mol.spin != 0:
+        raise OutsideDomain(f"open shells are not covered ({mol.nelectron} electrons, spin {mol.spin})")
+    _check_positions(mol)
+
+
+def _is_periodic(mol: gto.Mole) -> bool:
+    # of the class: PySCF imports all of itself to look up an attribute that an object lacks
+    return hasattr(type(mol), "lattice_vectors")
+
+
+def _check_nuclei(mol: gto.Mole) -> None:
     ghosts = [a for a in range(mol.natm) if mol.atom_charge(a) == 0]
     if ghosts:
         raise OutsideDomain(f"atom {ghosts[0]} ({mol.atom_symbol(ghosts[0])}) is a ghost atom; ghosts are not covered")
     if mol.has_ecp():
         raise OutsideDomain("effective core potentials are not covered")
-    if mol.nelectron < 2 or mol.nelectron % 2 or mol.spin != 0:
-        raise OutsideDomain(f"open shells are not covered ({mol.nelectron} electrons, spin {mol.spin})")
-    _check_positions(mol)
+    for atom, charge in enumerate(mol.atom_charges()):
+        if charge != gto.charge(mol.atom_symbol(atom)):
+            raise OutsideDomain(
+                f"atom {atom} ({mol.atom_symbol(atom)}) has a nuclear charge of {charge:g}; "
+                "point charges and altered nuclei are not covered"
+            )
 
 
 def _check_positions(mol: gto.Mole) -> None:
@@ -55,7 +68,9 @@ def _check_positions(mol: gto.Mole) -> None:
     close = np.flatnonzero(np.linalg.norm(positions[first] - positions[second], axis=1) < _SAME_PLACE)
     if len(close):
         i, j = int(first[close[0]]), int(second[close[0]])
-        raise OutsideDomain(f"atoms {i} ({mol.atom_symbol(i)}) and {j} ({mol.atom_symbol(j)}) are at one place")
+        reason = f"atoms {i} ({mol.atom_symbol(i)}) and {j} ({mol.atom_symbol(j)}) are at one place"
+        coincident = np.linalg.norm(positions[i] - positions[j]) < _COINCIDENT
+        raise BadMolecule(reason) if coincident else OutsideDomain(reason)
 
 
 def check_scf(mf: Any) -> None:
@@ -64,7 +79,7 @@ def check_scf(mf: Any) -> None:
     Wrapped objects (symmetry, newton, solvent, scalar x2c) are RHF or RKS too, and start from the same density. Raises
     OutsideDomain with the reason.
     """
-    if getattr(mf, "cell", None) is not None:
+    if _is_periodic(mf.mol):
         raise OutsideDomain("periodic systems are not covered")
     names = (
         (dhf.DHF, "four-component methods"),
@@ -77,6 +92,16 @@ def check_scf(mf: Any) -> None:
             raise OutsideDomain(f"{name} are not covered")
     if not isinstance(mf, hf.RHF):
         raise OutsideDomain(f"{type(mf).__name__} is neither RHF nor RKS")
+
+
+def check_overlap(mf: Any, mol: gto.Mole) -> None:
+    """Refuse an SCF object whose overlap is not that of the molecule's AOs, such as a model Hamiltonian.
+
+    Raises OutsideDomain.
+    """
+    ovlp, expected = mf.get_ovlp(mol), mol.intor_symmetric("int1e_ovlp")
+    if np.shape(ovlp) != expected.shape or not np.allclose(ovlp, expected, rtol=0, atol=1e-8):
+        raise OutsideDomain(f"{type(mf).__name__} does not work in the basis of its molecule")
 
 
 def check_density(dm: NDArray[np.float64], nao: int) -> None:

@@ -16,8 +16,8 @@ from pyscf.lib import logger
 from pyscf.scf import hf
 
 from pyscf_tracegrad.density import aufbau, diagonalise, make_density
-from pyscf_tracegrad.domain import BadMolecule, OutsideDomain, check_density, check_molecule, check_scf
-from pyscf_tracegrad.orbitals import UnsupportedBasis
+from pyscf_tracegrad.domain import check_density, check_molecule, check_overlap, check_scf
+from pyscf_tracegrad.errors import BadMolecule, TracegradError
 
 if TYPE_CHECKING:
     from pyscf_tracegrad.pretrained import PretrainedModel, Route
@@ -48,10 +48,7 @@ def make_guess(mol: gto.Mole, model: PretrainedModel | None = None) -> Guess:
     """
     check_molecule(mol)
     model = _shipped() if model is None else model
-    try:
-        prediction = model.predict(mol)
-    except UnsupportedBasis as error:
-        raise OutsideDomain(str(error)) from error
+    prediction = model.predict(mol)
     start = time.perf_counter()
     orbitals = diagonalise(prediction.fock, prediction.overlap)
     occupations = aufbau(len(orbitals.energies), mol.nelectron)
@@ -79,10 +76,7 @@ def predict_fock(mol: gto.Mole, model: PretrainedModel | None = None) -> Array:
     """
     check_molecule(mol)
     model = _shipped() if model is None else model
-    try:
-        return model.predict(mol).fock
-    except UnsupportedBasis as error:
-        raise OutsideDomain(str(error)) from error
+    return model.predict(mol).fock
 
 
 def tracegrad_guess(mol_or_mf: Any, model: PretrainedModel | None = None, strict: bool = False) -> Any:
@@ -102,19 +96,33 @@ def tracegrad_guess(mol_or_mf: Any, model: PretrainedModel | None = None, strict
     -------
     (nao, nao) array, PySCF AO order, tagged with `mo_coeff` (nao, nmo) and `mo_occ` (nmo,).
     """
+    if not isinstance(mol_or_mf, (gto.MoleBase, hf.SCF)):
+        raise TypeError(f"tracegrad_guess takes a Mole or an SCF object, not {type(mol_or_mf).__name__}")
     mf = None if isinstance(mol_or_mf, gto.MoleBase) else mol_or_mf
-    mol = mol_or_mf if mf is None else getattr(mf, "mol", None)
+    mol = mol_or_mf if mf is None else mf.mol
     try:
-        if mf is not None:
-            check_scf(mf)
-        return make_guess(mol, model).dm
-    except ValueError as error:  # OutsideDomain, CheckpointError
-        if strict or isinstance(error, BadMolecule):
+        return make_guess(mol, model).dm if mf is None else guess_for_scf(mf, mol, model)
+    except TracegradError as error:
+        no_fallback = isinstance(error, BadMolecule) or (mf is None and mol.natm == 0)  # minao needs atoms
+        if strict or no_fallback:
             raise
         warn_fallback(mol_or_mf, error)
         return (hf.RHF(mol) if mf is None else mf).get_init_guess(mol, "minao")
 
 
-def warn_fallback(mol_or_mf: Any, error: ValueError) -> None:
+def guess_for_scf(mf: Any, mol: gto.Mole, model: PretrainedModel | None = None) -> Any:
+    """Density (nao, nao), tagged, for an SCF object, after checking its kind; `mol` is the one to start from.
+
+    Raises OutsideDomain for what is not covered, CheckpointError for weights that cannot be used.
+    """
+    check_scf(mf)
+    check_molecule(mol)
+    check_overlap(mf, mol)
+    guess = make_guess(mol, model)
+    logger.info(mf, "Initial guess from tracegrad (%s).", guess.route)
+    return guess.dm
+
+
+def warn_fallback(mol_or_mf: Any, error: TracegradError) -> None:
     """Say through PySCF's logger why minao is used instead."""
     logger.warn(mol_or_mf, "tracegrad guess: %s. Using the minao guess instead.", error)

@@ -11,8 +11,8 @@ from typing import Any
 
 from pyscf.scf import hf
 
-from pyscf_tracegrad.domain import BadMolecule, OutsideDomain, check_density, check_scf
-from pyscf_tracegrad.guess import make_guess, warn_fallback
+from pyscf_tracegrad.errors import BadMolecule, TracegradError
+from pyscf_tracegrad.guess import guess_for_scf, warn_fallback
 
 KEY = "tracegrad"
 
@@ -35,8 +35,8 @@ def register(strict: bool = False) -> None:
         raise_errors = keywords.pop("strict", strict)
         mol = self.mol if mol is None else mol
         try:
-            return _guess_for(self, mol)
-        except ValueError as error:  # OutsideDomain, CheckpointError
+            return guess_for_scf(self, mol)
+        except TracegradError as error:
             if raise_errors or isinstance(error, BadMolecule):
                 raise
             warn_fallback(self, error)
@@ -51,12 +51,3 @@ def unregister() -> None:
     original = getattr(hf.SCF.get_init_guess, _MARK, None)
     if original is not None:
         hf.SCF.get_init_guess = original
-
-
-def _guess_for(mf: Any, mol: Any) -> Any:
-    check_scf(mf)
-    dm = make_guess(mol).dm
-    check_density(dm, mol.nao)
-    if len(mf.get_ovlp(mol)) != mol.nao:
-        raise OutsideDomain(f"{type(mf).__name__} does not work in the basis of its molecule")
-    return dm

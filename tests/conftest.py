@@ -7,8 +7,8 @@ import os
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"  # read when numpy, PySCF and torch are imported, so before that
 
-import pytest
-from pyscf import gto, lib
+import pytest  # noqa: E402  (the thread counts come first)
+from pyscf import gto, lib  # noqa: E402
 
 WATER = "O 0 0 0.1173; H 0 0.7572 -0.4692; H 0 -0.7572 -0.4692"
 FORMALDEHYDE = "C 0 0 -0.5297; O 0 0 0.6741; H 0 0.9353 -1.1140; H 0 -0.9353 -1.1140"

@@ -73,7 +73,7 @@ def molecule(atom: Any, **keywords: Any) -> gto.Mole:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: gto.Mole(), "not built"),
+        (gto.Mole, "not built"),
         (lambda: gto.Mole(atom=[], basis=BASIS, verbose=0).build(), "no atoms"),
         (lambda: molecule("H 0 0 0; F 0 0 .9; ghost-O 0 0 3"), r"atom 2 \(GHOST-O\) is a ghost atom"),
         (lambda: molecule("H 0 0 0; I 0 0 1.6", ecp=BASIS), "effective core potentials"),

@@ -94,7 +94,7 @@ def orientation_noise(mol: gto.Mole, settings: ReferenceSettings) -> Any:
 
 def test_orientation_noise_is_that_of_the_grid(every_element: gto.Mole) -> None:
     """A grid's angular points do not turn with the molecule. Measured at level 1: mean 1.0 to 1.7e-6 hartree, largest
-    element (core 1s-1s and 1s-2s) 4 to 7e-5; level 0 has 2 to 4e-5 and 2e-3, level 3 2e-7 and 1e-5."""
+    element (3d-3d of fluorine) 4 to 7e-5; level 0 has 2 to 4e-5 and 2e-3, level 3 2e-7 and 1e-5."""
     noise = orientation_noise(every_element, ReferenceSettings())
     assert noise.mean() < 5e-6
     assert noise.max() < 2e-4

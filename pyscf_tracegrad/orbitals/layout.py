@@ -8,11 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto
 
+from pyscf_tracegrad.errors import UnsupportedBasis
 from pyscf_tracegrad.orbitals.shells import ShellTable, component_order, shells_of_atom
-
-
-class UnsupportedBasis(ValueError):
-    """The molecule has an element or a shell that the model does not know; the message names it."""
 
 
 @dataclass(frozen=True)
