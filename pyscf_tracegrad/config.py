@@ -4,11 +4,46 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
-
-from pyscf_tracegrad.reference import ReferenceSettings
+from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
+
+MAX_STEPS = 2  # damped steps of the reference
+
+
+@dataclass(frozen=True)
+class ReferenceSettings:
+    """What F_ref a model was trained on; stored in its checkpoint.
+
+    strategy: `minao` (cheap Fock builds from PySCF's minao density) or `sap` (no Fock build).
+    steps: damped steps after F0, 0 to 2; each costs one cheap build and halves what the network has to learn.
+    damping: a_1, a_2 of the steps.
+    xc: functional of the reference, that of the labels.
+    grid_level: PySCF grid level of the cheap operator; 0 is too noisy (2e-5 hartree between orientations).
+    gauge: take the S-component of the last response undamped; matters for the matrix, not for the density.
+    smearing: kT in hartree of the occupations in a step; above 0 so that degenerate levels do not break symmetry.
+    """
+
+    strategy: Literal["minao", "sap"] = "minao"
+    steps: int = 1
+    damping: tuple[float, float] = (0.4, 0.3)
+    xc: str = "b3lyp"
+    grid_level: int = 1
+    gauge: bool = True
+    smearing: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.strategy not in ("minao", "sap"):
+            raise ValueError(f"reference strategy {self.strategy!r} is unknown: use 'minao' or 'sap'")
+        if not 0 <= self.steps <= MAX_STEPS:
+            raise ValueError(f"the reference takes 0 to {MAX_STEPS} damped steps, not {self.steps}")
+        if self.strategy == "sap" and self.steps:
+            raise ValueError("the 'sap' reference makes no Fock build: set steps = 0")
+
+    @property
+    def n_responses(self) -> int:
+        """Number of response matrices G_k that come with F_ref."""
+        return self.steps
 
 
 @dataclass(frozen=True)

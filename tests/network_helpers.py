@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from pyscf import gto
 from scipy.spatial.transform import Rotation
 
-from pyscf_tracegrad.config import ModelConfig
+from pyscf_tracegrad.config import ModelConfig, ReferenceSettings
 from pyscf_tracegrad.graph import MoleculeGraph, molecule_graph
 from pyscf_tracegrad.model import FockModel
 from pyscf_tracegrad.orbitals import ShellTable
-from pyscf_tracegrad.reference import Reference, ReferenceSettings, build_reference
+from pyscf_tracegrad.reference import Reference, build_reference
 
 TABLE = ShellTable.from_basis("def2-svp", (1, 6, 7, 8, 9))
 SAP = ReferenceSettings("sap", steps=0)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from e3nn import o3
 
+import pyscf_tracegrad
 from pyscf_tracegrad.block_basis import pair_basis, site_basis
 from pyscf_tracegrad.blocks import PairDecoder, PairEmbedding, SiteDecoder, SiteEmbedding, gather_blocks, scatter_blocks
 from pyscf_tracegrad.layers.degrees import block_diagonal, bond_rotations, degrees
@@ -161,3 +165,19 @@ def test_gather_and_scatter_are_inverse() -> None:
     pair = gather_blocks(matrix[None], slots, *edges)[:, 0]
     assert torch.equal(site[1, 1], torch.zeros(3, dtype=torch.float64))
     assert torch.allclose(scatter_blocks(site, pair, edges, slots, 5), matrix)
+
+
+@pytest.mark.parametrize("module", ["layers", "backbones", "blocks", "block_basis", "standardise", "model", "config"])
+def test_network_core_never_imports_pyscf(module: str) -> None:
+    """torch and e3nn only: nothing in the core, nor what it imports, takes PySCF or a file."""
+    package = Path(pyscf_tracegrad.__file__).parent
+    found = sorted((package / module).glob("*.py")) or [package / f"{module}.py"]
+    allowed = ("layers", "backbones", "blocks", "block_basis", "standardise", "model", "config", "errors")
+    for path in found:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                first, _, rest = name.partition(".")
+                assert first not in ("pyscf", "h5py", "training"), f"{path.name} imports {name}"
+                assert first != "pyscf_tracegrad" or rest.split(".")[0] in allowed, f"{path.name} imports {name}"

@@ -11,14 +11,8 @@ from pyscf import gto
 from pyscf.scf import hf
 
 from pyscf_tracegrad.cheapfock import CheapFock
-from pyscf_tracegrad.reference import (
-    Reference,
-    ReferenceSettings,
-    build_reference,
-    combine,
-    gauge_step,
-    step_density,
-)
+from pyscf_tracegrad.config import ReferenceSettings
+from pyscf_tracegrad.reference import Reference, build_reference, combine, gauge_step, step_density
 from training.evaluate import occupied_virtual_error
 
 SAP = ReferenceSettings("sap", steps=0)

@@ -13,10 +13,9 @@ from network_helpers import TABLE
 from pyscf import dft, gto, lib
 from torch_geometric.loader import DataLoader
 
-from pyscf_tracegrad.config import ModelConfig
+from pyscf_tracegrad.config import ModelConfig, ReferenceSettings
 from pyscf_tracegrad.density import aufbau, diagonalise, make_density
 from pyscf_tracegrad.pretrained import load_model
-from pyscf_tracegrad.reference import ReferenceSettings
 from training.config import LossWeights, RunConfig, Schedule, read_config
 from training.dataset import FockData, StepSampler, load_split, make_data, model_input
 from training.evaluate import occupied_virtual_error

@@ -16,6 +16,17 @@ from numpy.typing import NDArray
 from pyscf import gto, lib
 
 FORMAT, VERSION = "fock-labels", 1
+DATASETS = (
+    "atomic_numbers",
+    "positions",
+    "atom_offsets",
+    "fock",
+    "fock_offsets",
+    "energy",
+    "cycles_minao",
+    "name",
+    "split",
+)
 
 
 class LabelError(ValueError):
@@ -77,8 +88,12 @@ class LabelFile:
         except OSError as error:
             raise LabelError(f"{path}: not a readable HDF5 file ({error})") from None
         attributes = self._file.attrs
-        if attributes.get("format") != FORMAT or int(attributes.get("version", -1)) != VERSION:
+        if attributes.get("format") != FORMAT or attributes.get("version") != VERSION:
             raise LabelError(f"{path}: not a label file of format {FORMAT!r}, version {VERSION}")
+        missing = [f"attribute {a!r}" for a in ("xc", "basis") if a not in attributes]
+        missing += [f"dataset {d!r}" for d in DATASETS if d not in self._file]
+        if missing:
+            raise LabelError(f"{path}: broken label file, {missing[0]} is missing")
         self.theory = Theory(str(attributes["xc"]), str(attributes["basis"]))
         self._atoms = self._file["atom_offsets"][:]
         self._focks = self._file["fock_offsets"][:]
@@ -88,6 +103,8 @@ class LabelFile:
         self.charges = self._file["charge"][:] if "charge" in self._file else np.zeros(n, dtype=np.int8)
         if len(set(self.names)) != n or len(self._atoms) != n + 1 or len(self._focks) != n + 1:
             raise LabelError(f"{path}: names are not unique, or offsets do not match {n} molecules")
+        if self._atoms[-1] != len(self._file["positions"]) or self._focks[-1] != len(self._file["fock"]):
+            raise LabelError(f"{path}: offsets do not match the number of positions or Fock elements; is it complete?")
 
     def __len__(self) -> int:
         return len(self.names)

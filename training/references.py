@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from pyscf import lib
 from tqdm import tqdm
 
-from pyscf_tracegrad.reference import MAX_STEPS, Reference, ReferenceSettings, build_reference, combine
+from pyscf_tracegrad.config import MAX_STEPS, ReferenceSettings
+from pyscf_tracegrad.reference import Reference, build_reference, combine
 from training.labels import Label, LabelFile, Theory
 
 CACHE = Path("runs/references")
