@@ -150,7 +150,7 @@ def site_basis(shells: tuple[int, ...]) -> SiteBasis:
                 coupling = o3.wigner_3j(l1, l2, big, dtype=torch.float64).numpy()
                 key = (big, (l1 + l2 + big) % 2 == 0)
                 for m in range(2 * big + 1):
-                    full = np.zeros((width, width))
+                    full: Array = np.zeros((width, width))
                     full[starts[a] : starts[a] + 2 * l1 + 1, starts[b] : starts[b] + 2 * l2 + 1] = coupling[:, :, m]
                     full = full + full.T if a != b else full
                     rows.setdefault(key, []).append(full / np.linalg.norm(full))

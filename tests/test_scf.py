@@ -78,7 +78,6 @@ def test_energy_is_that_of_minao(kind: str, fitted: bool, formaldehyde: gto.Mole
         mf = formaldehyde.RHF() if kind == "RHF" else formaldehyde.RKS(xc="b3lyp")
         mf = mf.density_fit() if fitted else mf
         mf.init_guess = guess
-        mf.conv_tol = 1e-10
         mf.kernel()
         assert mf.converged
         return mf
