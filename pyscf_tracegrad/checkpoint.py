@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +58,11 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         "metadata": checkpoint.metadata,
         "state": {k: v.detach().cpu() for k, v in checkpoint.model.state_dict().items()},
     }
+    buffer = io.BytesIO()  # torch writes a file's name into it; the same model must give the same bytes
+    torch.save(data, buffer)
+    digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    torch.save(data, partial)
-    digest = hashlib.sha256(partial.read_bytes()).hexdigest()
+    partial.write_bytes(buffer.getbuffer())
     partial.replace(path)
     partial.write_text(f"{digest}  {path.name}\n")
     partial.replace(checksum_file(path))

@@ -45,6 +45,11 @@ def test_round_trip(saved: Path) -> None:
     assert (original == again).all()
 
 
+def test_same_model_gives_the_same_bytes(saved: Path, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "other.pt", load_checkpoint(saved))
+    assert (tmp_path / "other.pt").read_bytes() == saved.read_bytes()
+
+
 def test_loaded_once_per_file(saved: Path) -> None:
     assert load_model(saved) is load_model(str(saved))
 

@@ -47,7 +47,7 @@ Made by `python -m training.evaluate --labels FILE... --routes network reference
 
 {figures}
 
-Charged molecules are served by {ions}, the better of the two above.
+Charged molecules are served by {ions}, as the figures above say.
 
 ## Not for
 
