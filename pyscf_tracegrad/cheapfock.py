@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pyscf import df, dft, gto, lib
 from pyscf.dft import numint
 from pyscf.scf import hf
+from threadpoolctl import ThreadpoolController
 
 Array = NDArray[np.float64]
 
@@ -96,6 +97,7 @@ class CheapFock:
         self.xc = xc
         self.builds = 0
         self.keep_ao_after = keep_ao_after
+        self._blas = ThreadpoolController()
         self.overlap: Array = mol.intor_symmetric("int1e_ovlp")
         self.hcore: Array = hf.get_hcore(mol) if hcore is None else hcore
         self._numint = numint.NumInt()
@@ -142,10 +144,13 @@ class CheapFock:
 
         A density tagged with `mo_coeff` and `mo_occ` (`lib.tag_array`) saves a diagonalisation.
         """
-        factor = occupied_factor(dm, self.overlap)
-        fock = self.hcore + self._coulomb_exchange(factor)
-        if self._xctype != "HF":
-            fock += self._xc_matrix(factor)
+        # Small matrix products alternate with PySCF's OpenMP kernels here: a second pool of BLAS threads, which spin
+        # while they wait, makes a build on two cores slower than on one (0.77 s against 0.41 s for 132 AOs).
+        with self._blas.limit(limits=1, user_api="blas"):
+            factor = occupied_factor(dm, self.overlap)
+            fock = self.hcore + self._coulomb_exchange(factor)
+            if self._xctype != "HF":
+                fock += self._xc_matrix(factor)
         self.builds += 1
         return fock
 

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.gto.basis import load as load_basis
 from pyscf.scf import hf
+from threadpoolctl import threadpool_limits
 
 from pyscf_tracegrad.cheapfock import CheapFock
 from pyscf_tracegrad.config import ReferenceSettings
@@ -75,9 +76,8 @@ def gauge_step(responses: Array, overlap: Array, settings: ReferenceSettings) ->
 
 def build_reference(mol: gto.Mole, settings: ReferenceSettings) -> Reference:
     """F_ref, the responses and the overlap of a molecule by the strategy that `settings` names."""
-    if settings.strategy == "sap":
-        return _sap_reference(mol)
-    return _minao_reference(mol, settings)
+    with threadpool_limits(limits=1, user_api="blas"):  # as in CheapFock, for the set-up and the diagonalisations too
+        return _sap_reference(mol) if settings.strategy == "sap" else _minao_reference(mol, settings)
 
 
 def _minao_reference(mol: gto.Mole, settings: ReferenceSettings) -> Reference:
