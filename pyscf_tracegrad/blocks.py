@@ -31,9 +31,7 @@ def gather_blocks(matrices: Tensor, ao_slots: Tensor, first: Tensor, second: Ten
 
 
 def scatter_blocks(site: Tensor, pair: Tensor, edge_index: Tensor, ao_slots: Tensor, nao: int) -> Tensor:
-    """Symmetric matrix (nao, nao) from on-site (n_atoms, w, w) and pair blocks (n_edges, w, w); the inverse of
-    gather.
-    """
+    """Symmetric matrix (nao, nao) of on-site (n_atoms, w, w) and pair blocks (n_edges, w, w); inverse of gathering."""
     slots = torch.where(ao_slots < 0, nao, ao_slots)
     i, j = edge_index
     matrix = site.new_zeros((nao + 1) * (nao + 1))

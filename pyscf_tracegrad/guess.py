@@ -69,8 +69,7 @@ def _shipped() -> PretrainedModel:
 
 
 def predict_fock(mol: gto.Mole, model: PretrainedModel | None = None) -> Array:
-    """Predicted converged Fock matrix (nao, nao), hartree, PySCF AO order, at the level of theory of the model's
-    labels.
+    """Predicted converged Fock matrix (nao, nao), hartree, PySCF AO order, at the level of theory of the labels.
 
     model: from `load_model`; the shipped one if not given. Raises OutsideDomain for what is not covered.
     """

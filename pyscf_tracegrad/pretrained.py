@@ -1,6 +1,4 @@
-"""A trained model applied to a molecule: reference, network, Fock matrix. torch is loaded here and below, not
-before.
-"""
+"""A trained model applied to a molecule: reference, network, Fock matrix. torch is loaded here, not before."""
 
 from __future__ import annotations
 

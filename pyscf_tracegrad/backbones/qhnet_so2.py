@@ -22,9 +22,7 @@ _PAIR_EMBEDDING = 16
 
 
 class Backbone(nn.Module):
-    """Embedding of elements, charge and on-site blocks; message passing; pair features from both ends and pair
-    blocks.
-    """
+    """Embedding of elements, charge and on-site blocks, message passing, and pair features."""
 
     def __init__(self, config: ModelConfig, spec: BackboneSpec) -> None:
         super().__init__()
@@ -53,9 +51,7 @@ class Backbone(nn.Module):
 
 
 class PairFeatures(nn.Module):
-    """QHNet's pair layers: [x_i, x_j] and the reference blocks in the bond frame, gate, TraceGrad, SO(2)-linear,
-    gate.
-    """
+    """QHNet's pair layers: both ends and reference blocks in the bond frame, gate, TraceGrad, SO(2)-linear, gate."""
 
     def __init__(self, config: ModelConfig, spec: BackboneSpec) -> None:
         super().__init__()

@@ -3,11 +3,9 @@
 Features have shape (n, (l_max+1)^2, channels). Two orders of the rows are used:
 
 * degree-major (global axes): l = 0, 1, 2, ... and within each m = -l..l, e3nn's order for coordinates (y, z, x), which
-is
-  PySCF's for every l but p;
+  is PySCF's for every l but p;
 * m-major (in a bond frame): m = 0 of every l, then for m = 1, 2, ...: the cosine rows (+m) of l = m..l_max, then the
-sine
-  rows (-m). Rotations about the bond mix cosine and sine rows of the same m only.
+  sine rows (-m). Rotations about the bond mix cosine and sine rows of the same m only.
 
 Parity is natural, (-1)^l, throughout.
 """
