@@ -20,7 +20,7 @@ from pyscf_tracegrad.domain import check_density, check_molecule, check_overlap,
 from pyscf_tracegrad.errors import BadMolecule, TracegradError
 
 if TYPE_CHECKING:
-    from pyscf_tracegrad.pretrained import PretrainedModel, Route
+    from pyscf_tracegrad.pretrained import Prediction, PretrainedModel, Route
 
 Array = NDArray[np.float64]
 
@@ -46,9 +46,7 @@ def make_guess(mol: gto.Mole, model: PretrainedModel | None = None) -> Guess:
     model: from `load_model`; the shipped one if not given. Raises OutsideDomain for what is not covered,
     CheckpointError for weights that cannot be used.
     """
-    check_molecule(mol)
-    model = _shipped() if model is None else model
-    prediction = model.predict(mol)
+    prediction = _predict(mol, model)
     start = time.perf_counter()
     orbitals = diagonalise(prediction.fock, prediction.overlap)
     occupations = aufbau(len(orbitals.energies), mol.nelectron)
@@ -62,10 +60,14 @@ def _gap(energies: Array, n_occupied: int) -> float:
     return float(energies[n_occupied] - energies[n_occupied - 1]) if n_occupied < len(energies) else float("inf")
 
 
-def _shipped() -> PretrainedModel:
-    from pyscf_tracegrad.pretrained import load_model
+def _predict(mol: gto.Mole, model: PretrainedModel | None) -> Prediction:
+    """Check the molecule, then ask the model, the shipped one if None."""
+    check_molecule(mol)
+    if model is None:
+        from pyscf_tracegrad.pretrained import load_model  # needs torch
 
-    return load_model()
+        model = load_model()
+    return model.predict(mol)
 
 
 def predict_fock(mol: gto.Mole, model: PretrainedModel | None = None) -> Array:
@@ -73,9 +75,7 @@ def predict_fock(mol: gto.Mole, model: PretrainedModel | None = None) -> Array:
 
     model: from `load_model`; the shipped one if not given. Raises OutsideDomain for what is not covered.
     """
-    check_molecule(mol)
-    model = _shipped() if model is None else model
-    return model.predict(mol).fock
+    return _predict(mol, model).fock
 
 
 def tracegrad_guess(mol_or_mf: Any, model: PretrainedModel | None = None, strict: bool = False) -> Any:
