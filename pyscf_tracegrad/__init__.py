@@ -6,14 +6,17 @@
 
 The pipeline, one file per arrow (`guess.py` is the table of contents):
 
-    molecule -> is it covered            domain.py
-    molecule -> graph, AO slots          graph.py, orbitals/
-    molecule -> cheap Fock operator      cheapfock.py
-    operator -> F_ref, responses G       reference.py
-    graph, F_ref, G -> features          standardise.py, layers/, backbones/
-    features -> blocks -> dF             blocks.py, block_basis.py, model.py
-    F_ref + dF -> density                pretrained.py, density.py
-    density -> SCF                       scf.py
+    calculation -> is it covered            domain.py
+    calculation -> matrices, occupations    calculation.py
+    molecule -> graph, AO slots             graph.py, orbitals/
+    molecule -> cheap Fock operator         cheapfock.py, gridxc.py, reaction.py
+    operator -> F_ref, responses G          reference.py
+    graph, F_ref, G -> features             standardise.py, layers/, backbones/
+    features -> blocks -> dF                blocks.py, block_basis.py, model.py, pretrained.py
+    dF -> is it trusted                     gate.py
+    dF -> another basis or functional       transfer.py, starts.py
+    F -> cheap cycles, exact correction     refine.py
+    density -> SCF                          scf.py; what happened: report.py
 
 torch is imported at the first guess, not here.
 """
@@ -24,14 +27,23 @@ from typing import TYPE_CHECKING, Any
 
 from pyscf_tracegrad.errors import OutsideDomain
 from pyscf_tracegrad.guess import predict_fock, tracegrad_guess
-from pyscf_tracegrad.scf import register, unregister
+from pyscf_tracegrad.scf import register, set_default, unregister, unset_default
 
 if TYPE_CHECKING:
     from pyscf_tracegrad.pretrained import load_model
 
 __version__ = "0.1.0"
 
-__all__ = ["OutsideDomain", "load_model", "predict_fock", "register", "tracegrad_guess", "unregister"]
+__all__ = [
+    "OutsideDomain",
+    "load_model",
+    "predict_fock",
+    "register",
+    "set_default",
+    "tracegrad_guess",
+    "unregister",
+    "unset_default",
+]
 
 
 def __getattr__(name: str) -> Any:

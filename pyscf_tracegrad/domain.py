@@ -1,6 +1,8 @@
 """Is this calculation inside the domain of the guess, and if not, why.
 
-Elements and shells are not checked here: they depend on the model and are refused by `orbitals.layout`.
+Three questions: can anything be started from this molecule (`check_molecule`), is this kind of SCF object served
+(`check_scf`, `check_overlap`), and may the network answer or only F_ref (`check_network`). Elements and shells are not
+checked here: they depend on the model and are refused by `orbitals.layout`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto
-from pyscf.scf import dhf, ghf, hf, rohf, uhf
+from pyscf.scf import dhf, ghf, hf, uhf
 
 from pyscf_tracegrad.errors import BadMolecule, OutsideDomain
 
@@ -21,10 +23,10 @@ _COINCIDENT = 1e-6
 
 
 def check_molecule(mol: gto.Mole) -> None:
-    """Refuse what no model covers yet, whatever its elements.
+    """Refuse a molecule that no guess but a core Hamiltonian's can start from.
 
-    Raises OutsideDomain for a molecule that is not built, without atoms, periodic, with ghost atoms or ECPs, with an
-    open shell, or with nuclei at one place or without finite coordinates.
+    Raises OutsideDomain for a periodic cell, no atoms, or no electrons; BadMolecule for a molecule that is not built,
+    or with nuclei at one place or without finite coordinates.
     """
     if _is_periodic(mol):
         raise OutsideDomain("periodic systems are not covered")
@@ -32,12 +34,26 @@ def check_molecule(mol: gto.Mole) -> None:
         raise BadMolecule("the molecule is not built; call mol.build() first")
     if mol.natm == 0:
         raise OutsideDomain("the molecule has no atoms")
-    _check_nuclei(mol)
+    _check_positions(mol, _COINCIDENT, BadMolecule)
     if mol.nelectron == 0:
         raise OutsideDomain("the molecule has no electrons")
+
+
+def check_network(mol: gto.Mole) -> None:
+    """Refuse what no network of this package covers, whatever its elements; F_ref serves these.
+
+    Raises OutsideDomain for effective core potentials, altered nuclear charges, open shells, and nuclei so close that
+    no training set has the like.
+    """
+    if mol.has_ecp():
+        raise OutsideDomain("the network does not know effective core potentials")
+    for atom in _real_atoms(mol):
+        charge, symbol = mol.atom_charge(atom), mol.atom_symbol(atom)
+        if charge != gto.charge(symbol):
+            raise OutsideDomain(f"the network does not know a nuclear charge of {charge:g} (atom {atom}, {symbol})")
     if mol.nelectron % 2 or mol.spin != 0:
-        raise OutsideDomain(f"open shells are not covered ({mol.nelectron} electrons, spin {mol.spin})")
-    _check_positions(mol)
+        raise OutsideDomain(f"the network does not know open shells ({mol.nelectron} electrons, spin {mol.spin})")
+    _check_positions(mol, _SAME_PLACE, OutsideDomain)
 
 
 def _is_periodic(mol: gto.Mole) -> bool:
@@ -45,53 +61,36 @@ def _is_periodic(mol: gto.Mole) -> bool:
     return hasattr(type(mol), "lattice_vectors")
 
 
-def _check_nuclei(mol: gto.Mole) -> None:
-    ghosts = [a for a in range(mol.natm) if mol.atom_charge(a) == 0]
-    if ghosts:
-        raise OutsideDomain(f"atom {ghosts[0]} ({mol.atom_symbol(ghosts[0])}) is a ghost atom; ghosts are not covered")
-    if mol.has_ecp():
-        raise OutsideDomain("effective core potentials are not covered")
-    for atom, charge in enumerate(mol.atom_charges()):
-        if charge != gto.charge(mol.atom_symbol(atom)):
-            raise OutsideDomain(
-                f"atom {atom} ({mol.atom_symbol(atom)}) has a nuclear charge of {charge:g}; "
-                "point charges and altered nuclei are not covered"
-            )
+def _real_atoms(mol: gto.Mole) -> list[int]:
+    return [atom for atom in range(mol.natm) if mol.atom_charge(atom) != 0]
 
 
-def _check_positions(mol: gto.Mole) -> None:
-    positions = mol.atom_coords()
+def _check_positions(mol: gto.Mole, nearest: float, error: type[OutsideDomain]) -> None:
+    real = _real_atoms(mol)  # a ghost may stand where it will
+    positions = mol.atom_coords()[real]
     if not np.isfinite(positions).all():
-        bad = int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])
+        bad = real[int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])]
         raise BadMolecule(f"atom {bad} ({mol.atom_symbol(bad)}) has no finite coordinates")
-    first, second = np.triu_indices(mol.natm, 1)
-    close = np.flatnonzero(np.linalg.norm(positions[first] - positions[second], axis=1) < _SAME_PLACE)
+    first, second = np.triu_indices(len(real), 1)
+    close = np.flatnonzero(np.linalg.norm(positions[first] - positions[second], axis=1) < nearest)
     if len(close):
-        i, j = int(first[close[0]]), int(second[close[0]])
-        reason = f"atoms {i} ({mol.atom_symbol(i)}) and {j} ({mol.atom_symbol(j)}) are at one place"
-        coincident = np.linalg.norm(positions[i] - positions[j]) < _COINCIDENT
-        raise BadMolecule(reason) if coincident else OutsideDomain(reason)
+        i, j = real[int(first[close[0]])], real[int(second[close[0]])]
+        raise error(f"atoms {i} ({mol.atom_symbol(i)}) and {j} ({mol.atom_symbol(j)}) are at one place")
 
 
 def check_scf(mf: Any) -> None:
-    """Refuse an SCF object that is not restricted, closed-shell RHF or RKS, with or without density fitting.
+    """Refuse an SCF object that is none of RHF, ROHF, UHF, GHF and their Kohn-Sham kinds, in whatever wrapping.
 
-    Wrapped objects (symmetry, newton, solvent, scalar x2c) are RHF or RKS too, and start from the same density. Raises
-    OutsideDomain with the reason.
+    Raises OutsideDomain with the reason for periodic, four- and two-component ones.
     """
     if _is_periodic(mf.mol):
         raise OutsideDomain("periodic systems are not covered")
-    names = (
-        (dhf.DHF, "four-component methods"),
-        (ghf.GHF, "generalised methods (GHF, GKS)"),
-        (uhf.UHF, "unrestricted methods (UHF, UKS)"),
-        (rohf.ROHF, "restricted open-shell methods (ROHF, ROKS)"),
-    )
-    for kind, name in names:
-        if isinstance(mf, kind):
-            raise OutsideDomain(f"{name} are not covered")
-    if not isinstance(mf, hf.RHF):
-        raise OutsideDomain(f"{type(mf).__name__} is neither RHF nor RKS")
+    if isinstance(mf, dhf.DHF):
+        raise OutsideDomain("four-component methods (DHF, DKS) are not covered")
+    if not isinstance(mf, (hf.RHF, uhf.UHF, ghf.GHF)):  # ROHF is an RHF
+        raise OutsideDomain(f"{type(mf).__module__}.{type(mf).__name__} is none of RHF, ROHF, UHF and GHF")
+    if isinstance(mf, hf.RHF) and not hasattr(mf, "nelec") and mf.mol.spin != 0:
+        raise OutsideDomain(f"{type(mf).__name__} does not take an open shell (spin {mf.mol.spin})")
 
 
 def check_overlap(mf: Any, mol: gto.Mole) -> None:
@@ -99,17 +98,20 @@ def check_overlap(mf: Any, mol: gto.Mole) -> None:
 
     Raises OutsideDomain.
     """
-    ovlp, expected = mf.get_ovlp(mol), mol.intor_symmetric("int1e_ovlp")
-    if np.shape(ovlp) != expected.shape or not np.allclose(ovlp, expected, rtol=0, atol=1e-8):
+    expected = mol.intor_symmetric("int1e_ovlp")
+    ovlp = np.asarray(mf.get_ovlp(mol))
+    n = len(expected)
+    blocks = [ovlp] if not isinstance(mf, ghf.GHF) else [ovlp[:n, :n], ovlp[n:, n:]]
+    if not all(b.shape == expected.shape and np.allclose(b, expected, rtol=0, atol=1e-8) for b in blocks):
         raise OutsideDomain(f"{type(mf).__name__} does not work in the basis of its molecule")
 
 
-def check_density(dm: NDArray[np.float64], nao: int) -> None:
-    """Make sure of shape (nao, nao) and finite numbers: PySCF's C code does not check, and can corrupt memory.
+def check_density(dm: NDArray[np.float64], shape: tuple[int, ...]) -> None:
+    """Make sure of the shape and finite numbers: PySCF's C code does not check, and can corrupt memory.
 
     Raises OutsideDomain.
     """
-    if np.shape(dm) != (nao, nao):
-        raise OutsideDomain(f"the guess has shape {np.shape(dm)}, this calculation needs ({nao}, {nao})")
+    if np.shape(dm) != shape:
+        raise OutsideDomain(f"the guess has shape {np.shape(dm)}, this calculation needs {shape}")
     if not np.isfinite(dm).all():
         raise OutsideDomain("the guess is not finite")

@@ -65,6 +65,11 @@ class FockBlocks:
     pair_traces: Tensor | None
 
 
+def block_traces(components: Tensor, shell_pair: Tensor, n_pairs: int) -> Tensor:
+    """tr(H_pq H_pq^T) (n, n_pairs) of each shell-pair sub-block from orthonormal components (n, n_rows)."""
+    return components.new_zeros(len(components), n_pairs).index_add(1, shell_pair, components.square())
+
+
 class TraceDecoder(nn.Sequential):
     """Four-layer invariant decoder of TraceGrad: z (n, Z) -> traces (n, Z)."""
 
@@ -177,6 +182,24 @@ class FockModel(nn.Module):
     def pair_shell_pair(self, like: Tensor) -> Tensor:
         """Shell pair of each pair component, on the device of `like`."""
         return self._shell_pairs[1].to(like.device)
+
+    def trace_mismatch(self, blocks: FockBlocks) -> float:
+        """Mean difference between predicted traces and the traces of the predicted blocks, over the mean of the latter.
+
+        0 for a model without TraceGrad. On-site and pair blocks count alike.
+        """
+        if blocks.site_traces is None or blocks.pair_traces is None:
+            return 0.0
+        n = blocks.site_traces.shape[1]
+        found = []
+        for predicted, components, shell_pair in (
+            (blocks.site_traces, blocks.site_components, self.site_shell_pair(blocks.site_components)),
+            (blocks.pair_traces, blocks.pair_components, self.pair_shell_pair(blocks.pair_components)),
+        ):
+            if len(components):
+                traces = block_traces(components, shell_pair, n)
+                found.append(float((predicted - traces).abs().mean() / traces.mean().clamp_min(1e-12)))
+        return sum(found) / len(found)
 
     def _site_blocks(self, components: Tensor, element: Tensor) -> Tensor:
         blocks = self.output.site_inverse(components, element) @ self._site_basis(components)

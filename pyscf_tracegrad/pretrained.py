@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pyscf import gto
 
 from pyscf_tracegrad.blocks import gather_blocks, scatter_blocks
+from pyscf_tracegrad.cheapfock import CheapFock
 from pyscf_tracegrad.checkpoint import Checkpoint, load_checkpoint
 from pyscf_tracegrad.graph import MoleculeGraph, molecule_graph
 from pyscf_tracegrad.model import FockModel, ModelInput
@@ -27,20 +28,33 @@ SHIPPED = Path(__file__).parent / "weights" / "qhnet_so2.pt"
 
 @dataclass(frozen=True)
 class Prediction:
-    """A predicted Fock matrix.
+    """A predicted Fock matrix F = F_ref + dF in the model's own basis and functional.
 
-    fock, overlap (nao, nao): hartree and 1, PySCF AO order. route: `network`, or `reference` where F_ref alone serves.
-    seconds: wall time of set-up, F0, G and network.
+    mol: molecule in the model's basis. reference: F_ref with its overlap and operator. correction (nao, nao): dF,
+    hartree, PySCF AO order, zero where the route is `reference`, F_ref alone. traces: mismatch of the network's trace
+    prediction, see `gate.Signals`. seconds: wall time of set-up, F0, G and network.
     """
 
-    fock: Array
-    overlap: Array
+    mol: gto.Mole
+    reference: Reference
+    correction: Array
     route: Route
+    traces: float
     seconds: dict[str, float]
 
     def __post_init__(self) -> None:
-        if self.fock.shape != self.overlap.shape or not np.isfinite(self.fock).all():
-            raise ValueError(f"predicted Fock matrix {self.fock.shape} is not finite or does not fit the overlap")
+        if self.correction.shape != self.reference.fock.shape:
+            raise ValueError(f"dF {self.correction.shape} and F_ref {self.reference.fock.shape} do not match")
+
+    @property
+    def fock(self) -> Array:
+        """F_ref + dF (nao, nao), hartree, PySCF AO order."""
+        return self.reference.fock + self.correction
+
+    @property
+    def overlap(self) -> Array:
+        """Overlap (nao, nao) of the same AOs."""
+        return self.reference.overlap
 
 
 def network_input(graph: MoleculeGraph, reference: Reference, dtype: torch.dtype) -> ModelInput:
@@ -60,12 +74,17 @@ def network_input(graph: MoleculeGraph, reference: Reference, dtype: torch.dtype
 
 def correction(model: FockModel, graph: MoleculeGraph, reference: Reference) -> Array:
     """Network's dF (nao, nao), hartree, PySCF AO order, float64."""
+    return _apply(model, graph, reference)[0]
+
+
+def _apply(model: FockModel, graph: MoleculeGraph, reference: Reference) -> tuple[Array, float]:
+    """dF and the trace mismatch."""
     inputs = network_input(graph, reference, model.dtype)
     with torch.inference_mode():
         blocks = model(inputs)
         slots = torch.as_tensor(graph.ao.ao_slots)
         matrix = scatter_blocks(blocks.site.double(), blocks.pair.double(), inputs.edge_index, slots, graph.ao.nao)
-    return np.asarray(matrix.numpy())
+        return np.asarray(matrix.numpy()), model.trace_mismatch(blocks)
 
 
 @dataclass(frozen=True)
@@ -74,22 +93,29 @@ class PretrainedModel:
 
     checkpoint: Checkpoint
 
-    def predict(self, mol: gto.Mole) -> Prediction:
+    def graph(self, mol: gto.Mole) -> MoleculeGraph:
+        """Graph of a molecule. Raises UnsupportedBasis for elements or shells that the model does not know."""
+        return molecule_graph(mol, self.checkpoint.shells, self.checkpoint.model.config.cutoff)
+
+    def predict(self, mol: gto.Mole, cheap: CheapFock | None = None) -> Prediction:
         """Fock matrix of a closed-shell molecule, at the level of theory of the labels.
 
-        Charged molecules are served by the network or by the reference alone, whatever the checkpoint says is better.
+        cheap: operator of that level of theory, for those who have one; a new one if not given. Charged molecules are
+        served by the network or by the reference alone, whatever the checkpoint says is better.
         Raises UnsupportedBasis for elements or shells that the model does not know.
         """
         model = self.checkpoint.model
-        graph = molecule_graph(mol, self.checkpoint.shells, model.config.cutoff)
-        reference = build_reference(mol, model.config.reference)
+        graph = self.graph(mol)
+        reference = build_reference(mol, model.config.reference, cheap)
         seconds = dict(reference.seconds)
         if mol.charge != 0 and not self.checkpoint.serve_ions:
-            return Prediction(reference.fock, reference.overlap, "reference", seconds | {"network": 0.0})
+            return Prediction(
+                mol, reference, np.zeros_like(reference.fock), "reference", 0.0, seconds | {"network": 0.0}
+            )
         start = time.perf_counter()
-        fock = reference.fock + correction(model, graph, reference)
+        found, traces = _apply(model, graph, reference)
         seconds["network"] = time.perf_counter() - start
-        return Prediction(fock, reference.overlap, "network", seconds)
+        return Prediction(mol, reference, found, "network", traces, seconds)
 
 
 def load_model(path: str | Path | None = None) -> PretrainedModel:

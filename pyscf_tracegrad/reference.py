@@ -22,40 +22,57 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto
 from pyscf.gto.basis import load as load_basis
 from pyscf.scf import hf
-from threadpoolctl import threadpool_limits
 
+from pyscf_tracegrad.blas import one_blas_thread
 from pyscf_tracegrad.cheapfock import CheapFock
 from pyscf_tracegrad.config import ReferenceSettings
-from pyscf_tracegrad.density import diagonalise, fermi, make_density
+from pyscf_tracegrad.density import canonical_orthogonalisation, fermi_density
 
 Array = NDArray[np.float64]
+
+
+class Pair(NamedTuple):
+    """A density and the Fock matrix that the cheap operator made of it; both (nao, nao) or both (2, nao, nao)."""
+
+    dm: Any
+    fock: Array
+
+
+def diis_error(pair: Pair, overlap: Array) -> float:
+    """Norm of FDS - SDF in the orthonormal basis, hartree: distance from self-consistency, orbitals or none."""
+    x = canonical_orthogonalisation(overlap)
+    product = x.T @ pair.fock @ np.asarray(pair.dm) @ overlap @ x
+    return float(np.linalg.norm(product - product.swapaxes(-1, -2)))
 
 
 @dataclass(frozen=True)
 class Reference:
     """F_ref of one molecule.
 
-    fock (nao, nao), responses (steps, nao, nao): hartree; overlap (nao, nao); all in PySCF's AO order. `cheap` is the
-    operator that made it, for those who go on from here; `seconds` the wall time of set-up, F0 and each step.
+    fock (nao, nao), responses (steps, nao, nao): hartree; overlap (nao, nao); all in PySCF's AO order. Of an
+    unrestricted calculation fock (2, nao, nao) and responses (steps, 2, nao, nao). `cheap` is the operator that made it
+    and `pairs` what it was applied to, for those who go on from here; `seconds` the wall time of set-up, F0 and steps.
     """
 
     fock: Array
     responses: Array
     overlap: Array
     cheap: CheapFock | None = field(default=None, compare=False)
+    pairs: tuple[Pair, ...] = field(default=(), compare=False)
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         nao = len(self.overlap)
-        if self.fock.shape != (nao, nao) or self.responses.shape[1:] != (nao, nao):
-            raise ValueError(f"F_ref {self.fock.shape}, G {self.responses.shape} and S ({nao}, {nao}) do not match")
+        shape = self.fock.shape
+        if shape[-2:] != (nao, nao) or self.responses.shape[1:] != shape or shape[:-2] not in ((), (2,)):
+            raise ValueError(f"F_ref {shape}, G {self.responses.shape} and S ({nao}, {nao}) do not match")
 
 
 def combine(initial: Array, responses: Array, overlap: Array, settings: ReferenceSettings) -> Array:
@@ -70,36 +87,47 @@ def gauge_step(responses: Array, overlap: Array, settings: ReferenceSettings) ->
     """What damping left of the S-component of the last response, (1 - a) <G, S> / <S, S> S; 0 without steps."""
     if not settings.gauge or not len(responses):
         return 0.0
-    component = float(np.vdot(responses[-1], overlap) / np.vdot(overlap, overlap))
-    return (1.0 - settings.damping[len(responses) - 1]) * component * overlap
+    component = np.tensordot(responses[-1], overlap, 2) / np.vdot(overlap, overlap)  # (), or (2,) for two spins
+    step: Array = (1.0 - settings.damping[len(responses) - 1]) * np.multiply.outer(component, overlap)
+    return step
 
 
-def build_reference(mol: gto.Mole, settings: ReferenceSettings) -> Reference:
-    """F_ref, the responses and the overlap of a molecule by the strategy that `settings` names."""
-    with threadpool_limits(limits=1, user_api="blas"):  # as in CheapFock, for the set-up and the diagonalisations too
-        return _sap_reference(mol) if settings.strategy == "sap" else _minao_reference(mol, settings)
+def build_reference(mol: gto.Mole, settings: ReferenceSettings, cheap: CheapFock | None = None) -> Reference:
+    """F_ref, the responses and the overlap of a closed-shell molecule by the strategy that `settings` names.
+
+    cheap: operator with the functional of the settings, for those who have one; a new one if not given.
+    """
+    with one_blas_thread():  # for the diagonalisations too
+        if settings.strategy == "sap":
+            return _sap_reference(mol)
+        seconds = {}
+        if cheap is None:
+            cheap = CheapFock(mol, settings.xc, settings.grid_level)
+            seconds["set-up"] = cheap.setup_seconds
+        return damped_steps(cheap, hf.init_guess_by_minao(mol), mol.nelec, settings, seconds)
 
 
-def _minao_reference(mol: gto.Mole, settings: ReferenceSettings) -> Reference:
-    cheap = CheapFock(mol, settings.xc, settings.grid_level)
-    seconds = {"set-up": cheap.setup_seconds}
+def damped_steps(
+    cheap: CheapFock, dm: Any, nelec: tuple[int, int], settings: ReferenceSettings, seconds: dict[str, float]
+) -> Reference:
+    """F_ref from a first density (nao, nao), or (2, nao, nao) and then with a response of each spin.
+
+    nelec: electrons of each spin. seconds: times so far, to which these are added.
+    """
     start = time.perf_counter()
-    fock = cheap(hf.init_guess_by_minao(mol))
+    fock = cheap(dm)
+    pairs = [Pair(dm, fock)]
     responses = np.zeros((settings.steps, *fock.shape))
-    seconds["F0"] = time.perf_counter() - start
+    seconds = seconds | {"F0": time.perf_counter() - start}
     start = time.perf_counter()
     for k in range(settings.steps):
-        responses[k] = cheap(step_density(fock, cheap.overlap, mol.nelectron, settings.smearing)) - fock
+        dm = fermi_density(fock, cheap.overlap, nelec, settings.smearing)
+        pairs.append(Pair(dm, cheap(dm)))
+        responses[k] = pairs[-1].fock - fock
         fock = fock + settings.damping[k] * responses[k]
     fock = fock + gauge_step(responses, cheap.overlap, settings)
     seconds["G"] = time.perf_counter() - start
-    return Reference(fock, responses, cheap.overlap, cheap, seconds)
-
-
-def step_density(fock: Array, overlap: Array, n_electrons: int, smearing: float) -> Any:
-    """Density of a Fock matrix with Fermi occupations, for a damped step."""
-    orbitals = diagonalise(fock, overlap)
-    return make_density(orbitals, fermi(orbitals.energies, n_electrons, smearing))
+    return Reference(fock, responses, cheap.overlap, cheap, tuple(pairs), seconds)
 
 
 def _sap_reference(mol: gto.Mole) -> Reference:
@@ -109,4 +137,4 @@ def _sap_reference(mol: gto.Mole) -> Reference:
     fock = hf.get_hcore(mol) + hf.make_sap(mol, fits)
     overlap = mol.intor_symmetric("int1e_ovlp")
     seconds = {"F0": time.perf_counter() - start}
-    return Reference(fock, np.zeros((0, *fock.shape)), overlap, None, seconds)
+    return Reference(fock, np.zeros((0, *fock.shape)), overlap, seconds=seconds)

@@ -48,7 +48,7 @@ def ao_matrix(mol: gto.Mole, rotation: NDArray[np.float64]) -> NDArray[np.float6
     proper = rotation if np.linalg.det(rotation) > 0 else -rotation
     matrix = mol.ao_rotation_matrix(proper)
     if np.linalg.det(rotation) < 0:
-        degrees = [mol.bas_angular(i) for i in range(mol.nbas)]
+        degrees = [mol.bas_angular(i) for i in range(mol.nbas) for _ in range(mol.bas_nctr(i))]
         matrix = matrix * np.concatenate([np.full(2 * l + 1, (-1.0) ** l) for l in degrees])
     return np.asarray(matrix)
 

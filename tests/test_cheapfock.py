@@ -9,7 +9,8 @@ import pytest
 from pyscf import gto, lib
 from pyscf.scf import hf
 
-from pyscf_tracegrad.cheapfock import CheapFock, occupied_factor
+from pyscf_tracegrad.cheapfock import CheapFock
+from pyscf_tracegrad.density import occupied_factor
 
 AUXBASIS = "def2-universal-jkfit"
 
@@ -79,9 +80,10 @@ def test_kept_ao_values_change_nothing(formaldehyde: gto.Mole) -> None:
     dm = hf.init_guess_by_minao(formaldehyde)
     cheap = CheapFock(formaldehyde, keep_ao_after=1)
     fresh = cheap(dm)
-    assert not cheap._kept
+    (grid,) = cheap._grids
+    assert not grid._kept
     kept, again = cheap(dm), cheap(dm)
-    assert sum(ao.shape[1] for ao in cheap._kept) == len(cheap._weights)
+    assert sum(ao.shape[1] for ao in grid._kept) == len(grid._weights)
     assert np.abs(kept - fresh).max() < 1e-12
     assert np.abs(again - fresh).max() < 1e-12
 
@@ -95,7 +97,7 @@ def test_little_memory_gives_the_same_matrix(formaldehyde: gto.Mole) -> None:
     for _ in range(2):
         assert np.abs(cheap(dm) - expected).max() < 1e-10
     assert not isinstance(cheap.with_df._cderi, np.ndarray)
-    assert not cheap._kept
+    assert not cheap._grids[0]._kept
 
 
 def test_builds_are_counted(water: gto.Mole) -> None:

@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pyscf import gto
+from pyscf import gto, lib
 
-from pyscf_tracegrad.density import Orbitals, aufbau, diagonalise, fermi, make_density
+from pyscf_tracegrad.density import (
+    Orbitals,
+    aufbau,
+    canonical_orthogonalisation,
+    diagonalise,
+    fermi,
+    fermi_density,
+    make_density,
+    spin_factors,
+)
 
 SPECTRA = st.lists(st.floats(-20.0, 20.0), min_size=2, max_size=30).map(lambda values: np.sort(np.array(values)))
 
@@ -107,3 +116,41 @@ def test_smeared_density_holds_all_electrons(every_element: gto.Mole) -> None:
     dm = make_density(orbitals, fermi(orbitals.energies, every_element.nelectron, 0.5))
     assert dm.mo_occ.max() - dm.mo_occ[every_element.nelectron // 2 - 1] > 0.01  # it is smeared
     assert np.vdot(dm, overlap) == pytest.approx(every_element.nelectron, abs=1e-10)
+
+
+def test_canonical_orthogonalisation_leaves_near_dependent_directions_out() -> None:
+    rng = np.random.default_rng(4)
+    vectors = np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    overlap = (vectors * np.array([1e-12, 1e-9, 1e-7, 0.5, 1.0, 2.0])) @ vectors.T
+    for threshold, kept in ((1e-8, 4), (1e-6, 3)):
+        x = canonical_orthogonalisation(overlap, threshold)
+        assert x.shape == (6, kept)
+        assert np.abs(x.T @ overlap @ x - np.eye(kept)).max() < 1e-8
+    assert canonical_orthogonalisation(overlap).shape == (6, 4)
+
+
+def test_fermi_density_of_each_spin_has_its_electrons(water: gto.Mole) -> None:
+    overlap = water.intor("int1e_ovlp")
+    fock = water.RHF().get_fock(dm=water.RHF().get_init_guess(key="minao"))
+    dm = fermi_density(np.stack([fock, fock + 0.01 * overlap]), overlap, (6, 4), 0.01)
+    assert [np.trace(d @ overlap) for d in dm] == pytest.approx([6, 4], abs=1e-9)
+    assert dm.mo_occ.max() <= 1 + 1e-9
+    for d, c, occupations in zip(dm, dm.mo_coeff, dm.mo_occ, strict=True):
+        assert np.abs((c * occupations) @ c.T - d).max() < 1e-12
+    both = fermi_density(np.stack([fock, fock]), overlap, (5, 5), 0.01)
+    assert np.abs(both.sum(0) - fermi_density(fock, overlap, (5, 5), 0.01)).max() < 1e-10
+
+
+def test_spin_factors_give_each_density_back(water: gto.Mole) -> None:
+    """From tags of two spins, and without; a tag that belongs to the sum of both spins is not taken for one of them."""
+    overlap = water.intor("int1e_ovlp")
+    fock = water.RHF().get_fock(dm=water.RHF().get_init_guess(key="minao"))
+    tagged = fermi_density(np.stack([fock, fock]), overlap, (6, 4), 0.01)
+    restricted = lib.tag_array(np.array(tagged), mo_coeff=tagged.mo_coeff[0], mo_occ=2 * tagged.mo_occ[0])
+    for dm in (tagged, np.array(tagged), restricted):
+        factors = spin_factors(dm, overlap)
+        assert len(factors) == 2
+        for factor, d in zip(factors, np.array(dm), strict=True):
+            assert np.abs((factor.orbitals * factor.occupations) @ factor.orbitals.T - d).max() < 1e-9
+    (single,) = spin_factors(np.array(tagged[0]), overlap)
+    assert np.abs((single.orbitals * single.occupations) @ single.orbitals.T - tagged[0]).max() < 1e-9

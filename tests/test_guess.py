@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import re
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.linalg
 from pyscf import gto
 from pyscf.scf import hf
 
 from pyscf_tracegrad import OutsideDomain, load_model, predict_fock, tracegrad_guess
-from pyscf_tracegrad.domain import check_density, check_molecule
+from pyscf_tracegrad.domain import check_density, check_molecule, check_network
 from pyscf_tracegrad.guess import make_guess
+from pyscf_tracegrad.options import GuessOptions
 from pyscf_tracegrad.pretrained import Prediction, PretrainedModel
+from pyscf_tracegrad.reference import Reference
 
 BASIS = "def2-svp"
 
 
-def test_density_is_idempotent_with_all_electrons(every_element: gto.Mole) -> None:
-    dm = tracegrad_guess(every_element)
+@pytest.mark.parametrize("refine", ["auto", 2, False])
+def test_density_is_idempotent_with_all_electrons(refine: Any, every_element: gto.Mole) -> None:
+    dm = tracegrad_guess(every_element, refine=refine)
     s = every_element.intor("int1e_ovlp")
     assert np.trace(dm @ s) == pytest.approx(every_element.nelectron, abs=1e-10)
     assert np.abs(dm @ s @ dm - 2 * dm).max() < 1e-10
@@ -48,12 +54,65 @@ def test_network_is_better_than_its_reference(formaldehyde: gto.Mole) -> None:
     assert errors[0] < 0.8 * errors[1]
 
 
-def test_seconds_of_every_stage_are_reported(water: gto.Mole) -> None:
-    guess = make_guess(water)
-    assert set(guess.seconds) == {"set-up", "F0", "G", "network", "diagonalisation"}
-    assert all(value >= 0 for value in guess.seconds.values())
-    assert guess.route == "network"
-    assert guess.gap > 0.1
+def test_refine_false_is_the_density_of_the_predicted_fock_matrix(water: gto.Mole) -> None:
+    _, c = scipy.linalg.eigh(predict_fock(water), water.intor("int1e_ovlp"))
+    assert np.abs(tracegrad_guess(water, refine=False) - 2 * c[:, :5] @ c[:, :5].T).max() < 1e-10
+
+
+def test_default_goes_on_with_cheap_cycles_and_is_nearer(formaldehyde: gto.Mole) -> None:
+    """A molecule by itself is refined too, but has no operator of its own for an exact build."""
+    mf = formaldehyde.RKS(xc="b3lyp").run()
+    errors = [np.linalg.norm(tracegrad_guess(formaldehyde, refine=r) - mf.make_rdm1()) for r in ("auto", False)]
+    assert errors[0] < 0.1 * errors[1]
+    report = make_guess(formaldehyde).report
+    assert (report.refined, report.exact_builds) == (True, 0)
+
+
+BARE = {"set-up", "F0", "G", "network"}
+
+
+@pytest.mark.parametrize(
+    ("options", "stages"),
+    [
+        (GuessOptions(refine=False), BARE),
+        (GuessOptions(refine=2), BARE | {"cheap cycles"}),
+        (GuessOptions(refine=False, start="reference"), {"set-up", "F0", "G"}),
+        (GuessOptions(refine=False, start="minao"), {"set-up", "F0"}),
+    ],
+)
+def test_seconds_of_every_stage_are_reported(options: GuessOptions, stages: set[str], water: gto.Mole) -> None:
+    report = make_guess(water, options).report
+    assert set(report.seconds) == stages | {"density"}
+    assert all(value >= 0 for value in report.seconds.values())
+
+
+def test_report_says_who_served(water: gto.Mole) -> None:
+    dm, report = tracegrad_guess(water.RKS(xc="b3lyp"), report=True)
+    assert dm.shape == (water.nao, water.nao)
+    assert (report.route, report.transfer, report.refined, report.exact_builds) == ("network", "native", True, 1)
+    assert report.gate["gap"] > 0.1
+    assert report.reason == ""
+    assert str(report).startswith(f"network, native, refined; {report.cheap_builds} cheap and 1 exact Fock builds; ")
+
+
+@pytest.mark.parametrize("start", ["network", "reference", "minao"])
+def test_start_can_be_named(start: Any, water: gto.Mole) -> None:
+    assert make_guess(water, GuessOptions(start=start)).report.route == start
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"refine": "yes"}, "refine takes 'auto', a number of cheap cycles or False, not 'yes'"),
+        ({"refine": -1}, "not -1"),
+        ({"refine": 2.5}, "not 2.5"),
+        ({"transfer": "orbital"}, "transfer takes 'auto', 'fock', 'density', not 'orbital'"),
+        ({"start": "sap"}, "start takes 'auto', 'network', 'reference', 'minao', not 'sap'"),
+    ],
+)
+def test_bad_options_raise(keywords: dict[str, Any], message: str, water: gto.Mole) -> None:
+    with pytest.raises(ValueError, match=message):
+        tracegrad_guess(water, **keywords)
 
 
 @pytest.mark.parametrize("serve", [True, False])
@@ -63,7 +122,9 @@ def test_ions_are_served_as_the_model_says(serve: bool) -> None:
     ammonium = gto.M(
         atom="N 0 0 0; H .6 .6 .6; H -.6 -.6 .6; H -.6 .6 -.6; H .6 -.6 -.6", charge=1, basis=BASIS, verbose=0
     )
-    assert make_guess(ammonium, switched).route == ("network" if serve else "reference")
+    report = make_guess(ammonium, GuessOptions(refine=False), switched).report
+    assert report.route == ("network" if serve else "reference")
+    assert report.notes == (() if serve else ("the model leaves ions to F_ref",))
 
 
 def molecule(atom: Any, **keywords: Any) -> gto.Mole:
@@ -75,14 +136,9 @@ def molecule(atom: Any, **keywords: Any) -> gto.Mole:
     [
         (gto.Mole, "not built"),
         (lambda: gto.Mole(atom=[], basis=BASIS, verbose=0).build(), "no atoms"),
-        (lambda: molecule("H 0 0 0; F 0 0 .9; ghost-O 0 0 3"), r"atom 2 \(GHOST-O\) is a ghost atom"),
-        (lambda: molecule("H 0 0 0; I 0 0 1.6", ecp=BASIS), "effective core potentials"),
-        (lambda: molecule("O 0 0 0; H 0 0 .97", spin=1), r"open shells are not covered \(9 electrons, spin 1\)"),
-        (lambda: molecule("O 0 0 0; O 0 0 1.2", spin=2), "open shells are not covered"),
-        (lambda: molecule("H 0 0 0; F 0 0 .02"), r"atoms 0 \(H\) and 1 \(F\) are at one place"),
+        (lambda: molecule("He 0 0 0", charge=2), "no electrons"),
+        (lambda: molecule("H 0 0 0; F 0 0 0"), r"atoms 0 \(H\) and 1 \(F\) are at one place"),
         (lambda: molecule([("H", (0, 0, 0)), ("F", (0, 0, np.nan))]), r"atom 1 \(F\) has no finite coordinates"),
-        (lambda: molecule("H 0 0 0; Cl 0 0 1.3"), r"atom 1 \(Cl\): the model knows H, C, N, O, F only"),
-        (lambda: molecule("H 0 0 0; F 0 0 .9", basis="cc-pvdz"), r"atom 0 \(H\): its basis has a shell"),
     ],
 )
 def test_bad_input_has_one_clear_message(make: Any, message: str) -> None:
@@ -92,11 +148,44 @@ def test_bad_input_has_one_clear_message(make: Any, message: str) -> None:
             call(mol)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: molecule("H 0 0 0; I 0 0 1.6", ecp={"I": BASIS}),
+            "the network does not know effective core potentials",
+        ),
+        (lambda: molecule("O 0 0 0; H 0 0 .97", spin=1), r"does not know open shells \(9 electrons, spin 1\)"),
+        (lambda: molecule("O 0 0 0; O 0 0 1.2", spin=2), r"does not know open shells \(16 electrons, spin 2\)"),
+        (lambda: molecule("H 0 0 0; F 0 0 .05"), r"atoms 0 \(H\) and 1 \(F\) are at one place"),
+        (lambda: molecule("H 0 0 0; Cl 0 0 1.3"), r"atom 1 \(Cl\): the model knows H, C, N, O, F only"),
+    ],
+)
+def test_what_the_network_does_not_know_has_one_clear_message(make: Any, message: str) -> None:
+    """The same words where only the network will do, and in the note where F_ref will do as well."""
+    mol = make()
+    only_network = functools.partial(make_guess, options=GuessOptions(start="network"))
+    for call in (predict_fock, only_network):
+        with pytest.raises(OutsideDomain, match=message):
+            call(mol)
+    report = make_guess(mol, GuessOptions(refine=1)).report
+    assert report.route == "reference"
+    assert re.search(message, report.reason)
+
+
+def test_predicted_fock_is_in_the_basis_of_the_labels() -> None:
+    with pytest.raises(OutsideDomain, match=r"atom 0 \(H\): its basis has a shell"):
+        predict_fock(molecule("H 0 0 0; F 0 0 .9", basis="cc-pvdz"))
+
+
 def test_not_strict_warns_and_gives_minao(capfd: pytest.CaptureFixture[str]) -> None:
     mol = molecule("H 0 0 0; Cl 0 0 1.3", verbose=2)
-    assert np.array_equal(tracegrad_guess(mol), hf.init_guess_by_minao(mol))
+    dm, report = tracegrad_guess(mol, start="network", report=True)
+    assert np.array_equal(dm, hf.init_guess_by_minao(mol))
     captured = capfd.readouterr()
     assert "the model knows H, C, N, O, F only. Using the minao guess" in captured.out + captured.err
+    assert report.route == "minao"
+    assert "the model knows H, C, N, O, F only" in report.reason
 
 
 def test_molecule_that_no_guess_can_start_from_raises_always() -> None:
@@ -107,13 +196,18 @@ def test_molecule_that_no_guess_can_start_from_raises_always() -> None:
 
 
 def test_wrong_shape_or_numbers_never_reach_pyscf(water: gto.Mole) -> None:
+    shape = (water.nao, water.nao)
     with pytest.raises(OutsideDomain, match=r"shape \(3, 3\), this calculation needs \(24, 24\)"):
-        check_density(np.eye(3), water.nao)
+        check_density(np.eye(3), shape)
+    with pytest.raises(OutsideDomain, match=r"shape \(24, 24\), this calculation needs \(2, 24, 24\)"):
+        check_density(np.eye(24), (2, *shape))
     with pytest.raises(OutsideDomain, match="not finite"):
-        check_density(np.full((24, 24), np.nan), water.nao)
-    with pytest.raises(ValueError, match="not finite"):
-        Prediction(np.full((2, 2), np.inf), np.eye(2), "network", {})
+        check_density(np.full(shape, np.nan), shape)
+    reference = Reference(np.eye(2), np.zeros((0, 2, 2)), np.eye(2))
+    with pytest.raises(ValueError, match=r"dF \(3, 3\) and F_ref \(2, 2\) do not match"):
+        Prediction(water, reference, np.eye(3), "network", 0.0, {})
 
 
 def test_covered_molecule_passes(every_element: gto.Mole) -> None:
     check_molecule(every_element)
+    check_network(every_element)

@@ -12,7 +12,8 @@ from pyscf.scf import hf
 
 from pyscf_tracegrad.cheapfock import CheapFock
 from pyscf_tracegrad.config import ReferenceSettings
-from pyscf_tracegrad.reference import Reference, build_reference, combine, gauge_step, step_density
+from pyscf_tracegrad.density import fermi_density
+from pyscf_tracegrad.reference import Reference, build_reference, combine, gauge_step
 from training.evaluate import occupied_virtual_error
 
 SAP = ReferenceSettings("sap", steps=0)
@@ -26,7 +27,7 @@ def test_damped_steps_follow_the_formula(formaldehyde: gto.Mole, steps: int) -> 
     fock = cheap(hf.init_guess_by_minao(formaldehyde))
     assert result.responses.shape == (steps, *fock.shape)
     for k in range(steps):
-        response = cheap(step_density(fock, cheap.overlap, formaldehyde.nelectron, 0.01)) - fock
+        response = cheap(fermi_density(fock, cheap.overlap, formaldehyde.nelec, 0.01)) - fock
         assert np.abs(result.responses[k] - response).max() < 1e-10
         fock = fock + (0.4, 0.3)[k] * response
     assert np.abs(result.fock - fock).max() < 1e-10
@@ -57,7 +58,7 @@ def test_gauge_step_takes_the_constant_of_the_response_in_full(water: gto.Mole) 
 def test_gauge_step_moves_no_density(water: gto.Mole) -> None:
     with_gauge, without = (build_reference(water, ReferenceSettings(gauge=g)) for g in (True, False))
     assert np.abs(with_gauge.fock - without.fock).max() > 1e-5
-    densities = [step_density(r.fock, r.overlap, water.nelectron, 0.01) for r in (with_gauge, without)]
+    densities = [fermi_density(r.fock, r.overlap, water.nelec, 0.01) for r in (with_gauge, without)]
     assert np.abs(densities[0] - densities[1]).max() < 1e-9
 
 

@@ -24,8 +24,8 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     served: list[str] = []
     predict = pretrained.PretrainedModel.predict
 
-    def watched(self: Any, mol: gto.Mole) -> Any:
-        prediction = predict(self, mol)
+    def watched(self: Any, mol: gto.Mole, cheap: Any = None) -> Any:
+        prediction = predict(self, mol, cheap)
         served.append(prediction.route)
         return prediction
 
@@ -90,8 +90,15 @@ def test_energy_is_that_of_minao(kind: str, fitted: bool, formaldehyde: gto.Mole
 
 def test_by_hand_is_the_same(formaldehyde: gto.Mole) -> None:
     by_key = formaldehyde.RKS(xc="b3lyp").get_init_guess(formaldehyde, "tracegrad")
-    assert np.array_equal(by_key, tracegrad_guess(formaldehyde))
     assert np.array_equal(by_key, tracegrad_guess(formaldehyde.RKS(xc="b3lyp")))
+
+
+def test_by_hand_of_a_molecule_is_the_same_without_an_exact_build(formaldehyde: gto.Mole) -> None:
+    mf = formaldehyde.RKS(xc="b3lyp")
+    for refine in (False, 3):
+        by_key = mf.get_init_guess(key="tracegrad", refine=refine)
+        assert np.array_equal(by_key, tracegrad_guess(formaldehyde, refine=refine))
+    assert not np.allclose(mf.get_init_guess(key="tracegrad"), tracegrad_guess(formaldehyde), rtol=0, atol=1e-7)
 
 
 HYDROXYL = "O 0 0 0; H 0 0 0.97"
@@ -101,23 +108,58 @@ def cell() -> Any:
     return pbc_gto.M(atom="He 0 0 0", a=np.eye(3) * 4, basis="sto-3g", verbose=0)
 
 
+NOT_THE_NETWORK: list[tuple[Any, str]] = [
+    (lambda: gto.M(atom=HYDROXYL, spin=1, basis=BASIS).UKS(xc="b3lyp"), "does not know open shells"),
+    (lambda: gto.M(atom=HYDROXYL, spin=1, basis=BASIS).ROKS(xc="b3lyp"), "does not know open shells"),
+    (lambda: gto.M(atom=HYDROXYL, spin=1, basis=BASIS).RHF(), "does not know open shells"),
+    (lambda: gto.M(atom=HYDROXYL, spin=1, basis=BASIS).GHF(), "does not know open shells"),
+    (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9", basis=BASIS).UHF(), "does not break spin symmetry"),
+    (lambda: gto.M(atom="H 0 0 0; Cl 0 0 1.3", basis=BASIS).RKS(), "the model knows H, C, N, O, F only"),
+    (lambda: gto.M(atom="H 0 0 0; I 0 0 1.6", basis=BASIS, ecp={"I": BASIS}).RHF(), "effective core potentials"),
+]
+
+
+@pytest.mark.parametrize(("make", "reason"), NOT_THE_NETWORK)
+def test_reference_serves_what_the_network_does_not_know(
+    make: Any, reason: str, spy: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A note in the report, and no warning: nothing is amiss."""
+    mf = make()
+    mf.verbose = 2
+    dm = mf.get_init_guess(key="tracegrad", refine=1)
+    assert mf.init_guess_report.route == "reference"
+    assert reason in mf.init_guess_report.reason
+    minao = mf.get_init_guess(key="minao")
+    assert np.shape(dm) == np.shape(minao) or np.shape(dm) == (2, *np.shape(minao))
+    assert not np.allclose(dm, minao, rtol=0, atol=1e-3)
+    assert spy == []
+    assert "".join(capfd.readouterr()) == ""
+
+
+@pytest.mark.parametrize(
+    ("make", "transfer"),
+    [
+        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9", basis="6-31g").RHF(), "density"),
+        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9", basis=BASIS, cart=True).RHF(), "density"),
+        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9", basis=BASIS).GKS(xc="b3lyp"), "native"),
+        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9", basis=BASIS).GHF(), "density"),
+        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9", basis=BASIS).ROKS(xc="b3lyp"), "native"),
+        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9; ghost-O 0 0 3", basis=BASIS).RHF(), "density"),
+    ],
+)
+def test_network_serves_other_bases_and_classes(make: Any, transfer: str, spy: list[str]) -> None:
+    mf = make()
+    mf.verbose = 0
+    mf.get_init_guess(key="tracegrad")
+    assert spy == ["network"]
+    assert (mf.init_guess_report.route, mf.init_guess_report.transfer) == ("network", transfer)
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda: gto.M(atom=HYDROXYL, spin=1, basis=BASIS).UKS(xc="b3lyp"), "unrestricted methods"),
-        (lambda: gto.M(atom=HYDROXYL, spin=1, basis=BASIS).ROKS(xc="b3lyp"), "restricted open-shell"),
-        (lambda: gto.M(atom=HYDROXYL, spin=1, basis=BASIS).RHF(), "restricted open-shell"),
-        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9", basis=BASIS).UHF(), "unrestricted methods"),
-        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9", basis=BASIS).GKS(xc="b3lyp"), "generalised methods"),
-        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9", basis=BASIS).GHF(), "generalised methods"),
         (lambda: gto.M(atom="H 0 0 0; H 0 0 0.9", basis="sto-3g").DHF(), "four-component"),
-        (lambda: gto.M(atom="H 0 0 0; H 0 0 0.9", basis="sto-3g").X2C(), "neither RHF nor RKS"),
-        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9", basis="6-31g").RHF(), "its basis has a shell"),
-        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9", basis=BASIS, cart=True).RHF(), "Cartesian"),
-        (lambda: gto.M(atom="H 0 0 0; Cl 0 0 1.3", basis=BASIS).RKS(), "the model knows H, C, N, O, F only"),
-        (lambda: gto.M(atom="H 0 0 0; I 0 0 1.6", basis=BASIS, ecp=BASIS).RHF(), "effective core potentials"),
-        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9; ghost-O 0 0 3", basis=BASIS).RHF(), "ghost atom"),
-        (lambda: scf.RHF(gto.M(atom="H 0 0 0; F 0 0 0.01", basis=BASIS)), "at one place"),
+        (lambda: gto.M(atom="H 0 0 0; H 0 0 0.9", basis="sto-3g").X2C(), "none of RHF, ROHF, UHF and GHF"),
         (lambda: cell().RHF(), "periodic systems"),
         (lambda: cell().KRHF(), "periodic systems"),
     ],
@@ -137,14 +179,14 @@ def test_minao_serves_what_is_not_covered_and_says_why(
     assert "Using the minao guess instead" in message
 
 
-def test_strict_raises_instead(water: gto.Mole, spy: list[str]) -> None:
-    mf = water.UHF()
-    with pytest.raises(OutsideDomain, match="unrestricted"):
+def test_strict_raises_instead(spy: list[str]) -> None:
+    mf = gto.M(atom="H 0 0 0; H 0 0 0.9", basis="sto-3g", verbose=0).DHF()
+    with pytest.raises(OutsideDomain, match="four-component"):
         mf.get_init_guess(key="tracegrad", strict=True)
     register(strict=True)
-    with pytest.raises(OutsideDomain, match="unrestricted"):
+    with pytest.raises(OutsideDomain, match="four-component"):
         mf.get_init_guess(key="tracegrad")
-    with pytest.raises(OutsideDomain, match="unrestricted"):
+    with pytest.raises(OutsideDomain, match="four-component"):
         tracegrad_guess(mf, strict=True)
     assert spy == []
 

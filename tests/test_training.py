@@ -15,13 +15,14 @@ from torch_geometric.loader import DataLoader
 
 from pyscf_tracegrad.config import ModelConfig, ReferenceSettings
 from pyscf_tracegrad.density import aufbau, diagonalise, make_density
+from pyscf_tracegrad.model import block_traces
 from pyscf_tracegrad.pretrained import load_model
 from training.config import LossWeights, RunConfig, Schedule, read_config
 from training.dataset import FockData, StepSampler, load_split, make_data, model_input
 from training.evaluate import occupied_virtual_error
 from training.labels import Theory
 from training.loop import Trainer, learning_rate, validate
-from training.losses import assemble, errors, trace_targets
+from training.losses import assemble, errors
 
 MOLECULES = {
     "water": "O 0 0 0; H 0.1 0 0.96; H 0.93 0.1 -0.2",
@@ -104,7 +105,7 @@ def test_traces_are_those_of_the_blocks(data: list[FockData]) -> None:
     basis = pair_basis(TABLE.degrees)
     block = data[0].target_pair[0].double()
     components = torch.as_tensor(basis.forward) @ block.reshape(-1)
-    traces = trace_targets(components[None], torch.as_tensor(basis.shell_pair), 36)[0]
+    traces = block_traces(components[None], torch.as_tensor(basis.shell_pair), 36)[0]
     starts = [0, 1, 2, 3, 6, 9, 14]
     for p in range(6):
         for q in range(6):

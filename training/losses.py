@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from pyscf_tracegrad.model import FockBlocks, FockModel
+from pyscf_tracegrad.model import FockBlocks, FockModel, block_traces
 from training.config import LossWeights
 from training.dataset import model_input
 
@@ -72,11 +72,6 @@ def errors(blocks: FockBlocks, batch: Data) -> Errors:
     return Errors(torch.stack(mae), torch.stack(mse), torch.stack(ov), torch.stack(mo))
 
 
-def trace_targets(components: Tensor, shell_pair: Tensor, n_pairs: int) -> Tensor:
-    """tr(H_pq H_pq^T) (n, n_pairs) of each shell-pair sub-block from orthonormal components (n, n_rows)."""
-    return components.new_zeros(len(components), n_pairs).index_add(1, shell_pair, components.square())
-
-
 def trace_loss(model: FockModel, blocks: FockBlocks, batch: Data) -> Tensor:
     """MAE between predicted and true traces of dF in standard units, on-site and pairs counted alike."""
     if blocks.site_traces is None or blocks.pair_traces is None:
@@ -84,8 +79,8 @@ def trace_loss(model: FockModel, blocks: FockBlocks, batch: Data) -> Tensor:
     with torch.no_grad():
         site, pair = model.standardise_target(model_input(batch), batch.target_site, batch.target_pair)
     n = blocks.site_traces.shape[1]
-    site_target = trace_targets(site, model.site_shell_pair(site), n)
-    pair_target = trace_targets(pair, model.pair_shell_pair(pair), n)
+    site_target = block_traces(site, model.site_shell_pair(site), n)
+    pair_target = block_traces(pair, model.pair_shell_pair(pair), n)
     loss: Tensor = 0.5 * (blocks.site_traces - site_target).abs().mean()
     return loss + 0.5 * (blocks.pair_traces - pair_target).abs().mean()
 

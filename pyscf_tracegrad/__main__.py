@@ -1,0 +1,57 @@
+"""`python -m pyscf_tracegrad autoload [--default | --remove | --status]`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pyscf_tracegrad import autoload
+
+_STATUS = {
+    "off": "pyscf_tracegrad is not in it",
+    "on": "init_guess='tracegrad' is known without an import",
+    "default": "init_guess='tracegrad' is known without an import, and the default",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status. arguments: those of the process if not given."""
+    parser = argparse.ArgumentParser(prog="python -m pyscf_tracegrad", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+    command = commands.add_parser(
+        "autoload",
+        help="make PySCF know init_guess='tracegrad' without an import",
+        description="Write, into your PySCF config file, the lines that make PySCF know init_guess='tracegrad' without "
+        "an import of pyscf_tracegrad. The file is $PYSCF_CONFIG_FILE, else ~/.pyscf_conf.py.",
+    )
+    choice = command.add_mutually_exclusive_group()
+    choice.add_argument("--default", action="store_true", help="make it the default guess of molecules as well")
+    choice.add_argument("--remove", action="store_true", help="take the lines out again")
+    choice.add_argument("--status", action="store_true", help="say what is there, change nothing")
+    chosen = parser.parse_args(arguments)
+    path = autoload.config_file()
+    try:
+        changed = _change(path, chosen)
+        text = _STATUS[autoload.status(path)]
+    except autoload.AutoloadError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    sys.stdout.write(f"{path}{' (changed)' if changed else ''}: {text}\n")
+    local = Path(".pyscf_conf.py").resolve()
+    if "PYSCF_CONFIG_FILE" not in os.environ and local.is_file() and local != path.resolve():
+        sys.stdout.write(f"In this folder PySCF reads {local} instead.\n")
+    return 0
+
+
+def _change(path: Path, chosen: argparse.Namespace) -> bool:
+    """Do what was chosen; whether the file is another one now."""
+    if chosen.status:
+        return False
+    return autoload.remove(path) if chosen.remove else autoload.install(path, chosen.default)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""A user's SCF object as the guess sees it: real matrices, one or two spins, and PySCF's own rules for occupations.
+
+Every kind of molecular calculation is brought to one of three forms here, and its density back to the shape that its
+class takes:
+
+    RHF RKS            restricted        F, D (nao, nao)
+    UHF UKS, GHF GKS   unrestricted      F, D (2, nao, nao); of a closed-shell GHF or GKS restricted
+    ROHF ROKS          restricted-open   F, D (2, nao, nao), one set of orbitals
+
+Orbitals, occupations and gradients come from the methods of the user's own object (of a silent copy), so that symmetry,
+smearing, fixed or fractional occupations and removed linear dependencies count in the guess as in the SCF after it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+from pyscf import df, dft, gto, lib, scf
+from pyscf.scf import ghf, rohf, uhf
+
+from pyscf_tracegrad.cheapfock import CheapFock
+
+Array = NDArray[np.float64]
+Form = Literal["restricted", "unrestricted", "restricted-open"]
+
+
+class State(NamedTuple):
+    """Orbitals and their density. mo_coeff (nao, nmo), mo_occ (nmo,), dm (nao, nao); with two spins (2, ...)."""
+
+    mo_coeff: Any
+    mo_occ: Any
+    dm: Any
+
+
+class Calculation:
+    """One SCF object and the molecule to start from.
+
+    mf: object that `domain.check_scf` has passed. mol: its molecule, built.
+    """
+
+    def __init__(self, mf: Any, mol: gto.Mole) -> None:
+        self.user, self.mol = mf, mol
+        plain = getattr(mf, "_scf", mf)  # below a newton() layer
+        self.general = isinstance(plain, ghf.GHF)
+        self.plain = plain
+        self.nao = int(mol.nao)
+        hcore = plain.get_hcore(mol)
+        self.hcore: Array = np.asarray(hcore[: self.nao, : self.nao]).real if self.general else np.asarray(hcore)
+        self.overlap: Array = np.asarray(mol.intor_symmetric("int1e_ovlp"))
+        self._worker = self._make_worker()
+        self.form: Form = "restricted"
+        if isinstance(self._worker, uhf.UHF):
+            self.form = "unrestricted"
+        elif isinstance(self._worker, rohf.ROHF):
+            self.form = "restricted-open"
+        self.orthogonal: Any = self._worker.check_linear_dependency(self.overlap)
+
+    def _make_worker(self) -> Any:
+        """A silent object whose `eig`, `get_occ`, `make_rdm1` and `get_grad` are those of the calculation."""
+        if self.general:
+            worker = (scf.RHF if self.mol.spin == 0 else scf.UHF)(self.mol)
+        else:
+            worker = self.plain.copy()
+            worker.mol = self.mol
+        worker.verbose = 0
+        worker.chkfile = None
+        return worker
+
+    @property
+    def xc(self) -> str:
+        """Functional, `hf` for Hartree-Fock."""
+        return str(self.plain.xc) if isinstance(self.plain, dft.rks.KohnShamDFT) else "hf"
+
+    @property
+    def nelec(self) -> tuple[int, int]:
+        """Electrons of each spin."""
+        nelec = self.mol.nelec if self.form == "restricted" else self._worker.nelec
+        return int(nelec[0]), int(nelec[1])
+
+    @property
+    def closed_shell(self) -> bool:
+        """Whether both spins have the same density, so that a closed-shell model can answer."""
+        if self.form == "unrestricted" and self.nelec[0] == self.nelec[1]:
+            return not self._breaks_spin_symmetry
+        return self.nelec[0] == self.nelec[1]
+
+    @property
+    def _breaks_spin_symmetry(self) -> bool:
+        """Whether PySCF's own guess would break the spin symmetry of an unrestricted singlet; ours does likewise."""
+        return bool(getattr(self._worker, "init_guess_breaksym", False))
+
+    @property
+    def fitted(self) -> Any:
+        """The user's own three-centre integrals, None where J and K are exact."""
+        with_df = getattr(self.plain, "with_df", None)
+        return with_df if with_df is not None and type(with_df) is df.DF and with_df.mol is self.mol else None
+
+    @property
+    def solvated(self) -> bool:
+        """Whether a solvent responds to the density."""
+        return getattr(self.plain, "with_solvent", None) is not None
+
+    def cheap(self, grid_level: int) -> CheapFock:
+        """Cheap operator in the calculation's own functional and one-electron Hamiltonian."""
+        return CheapFock(self.mol, self.xc, grid_level, hcore=self.hcore, with_df=self.fitted, solvent_of=self.plain)
+
+    def minao(self) -> Any:
+        """PySCF's minao density for this calculation, in its form."""
+        dm = self._worker.init_guess_by_minao(self.mol)
+        return dm if self.form == "restricted" or np.ndim(dm) == 3 else np.stack([0.5 * dm, 0.5 * dm])
+
+    def spread(self, matrix: Array) -> Array:
+        """A closed-shell Fock matrix (nao, nao) in the form of this calculation."""
+        return matrix if self.form == "restricted" or matrix.ndim == 3 else np.stack([matrix, matrix])
+
+    def effective(self, dm: Any, fock: Array) -> Any:
+        """The matrix to diagonalise: the Fock matrix itself, or Roothaan's of the two of a restricted open shell."""
+        return rohf.get_roothaan_fock(fock, dm, self.overlap) if self.form == "restricted-open" else fock
+
+    def first_state(self, fock: Array) -> State:
+        """Orbitals of a Fock matrix whose density is not known; of the mean of both spins where they share orbitals."""
+        if self.form == "restricted-open":
+            return self.state(lib.tag_array(0.5 * (fock[0] + fock[1]), focka=fock[0], fockb=fock[1]))
+        return self.state(fock)
+
+    def state(self, effective: Any) -> State:
+        """Orbitals, occupations and density of an effective Fock matrix, by the user's own rules."""
+        mo_energy, mo_coeff = self._worker.eig(effective, self.overlap, x=self.orthogonal)
+        mo_occ = self._worker.get_occ(mo_energy, mo_coeff)
+        return State(mo_coeff, mo_occ, self._worker.make_rdm1(mo_coeff, mo_occ))
+
+    def closed_shell_state(self, dm: Any) -> State:
+        """State of a closed-shell density (nao, nao) tagged with its occupied orbitals; virtual ones are unknown."""
+        if self.form == "restricted":
+            return State(dm.mo_coeff, dm.mo_occ, dm)
+        half = 0.5 * np.asarray(dm)
+        coefficients, occupations = np.stack([dm.mo_coeff] * 2), np.stack([0.5 * dm.mo_occ] * 2)
+        both = np.stack([half, half])
+        if self.form == "restricted-open":
+            return State(dm.mo_coeff, dm.mo_occ, both)
+        return State(coefficients, occupations, lib.tag_array(both, mo_coeff=coefficients, mo_occ=occupations))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the density that the user's class takes."""
+        n = self.nao
+        return (2 * n, 2 * n) if self.general else (n, n) if self.form == "restricted" else (2, n, n)
+
+    def gradient(self, state: State, fock: Array) -> float:
+        """Norm of the orbital gradient as PySCF's SCF prints it, hartree; infinite where the virtuals are unknown."""
+        if np.shape(state.mo_coeff)[-1] != self.orthogonal.shape[-1]:
+            return float("inf")
+        if self.form == "restricted-open":
+            fock = lib.tag_array(0.5 * (fock[0] + fock[1]), focka=fock[0], fockb=fock[1])
+        return float(np.linalg.norm(self._worker.get_grad(state.mo_coeff, state.mo_occ, fock)))
+
+    def exact_fock(self, dm: Any) -> Array:
+        """Fock matrix of a density by the user's own operator, in the form of this calculation; one full build.
+
+        Its integrals and grids stay on the user's object, where the SCF needs them next.
+        """
+        mf = self.plain
+        shaped = self.shaped(dm)
+        vhf = mf.get_veff(self.mol, shaped)
+        solvent = getattr(vhf, "v_solvent", None)
+        total = np.asarray(vhf) if solvent is None else np.asarray(vhf) + solvent
+        if not self.general:
+            fock: Array = self.hcore + total
+            return fock
+        n = self.nao
+        blocks = np.stack([total[:n, :n].real, total[n:, n:].real])
+        mean: Array = self.hcore + (blocks if self.form == "unrestricted" else 0.5 * (blocks[0] + blocks[1]))
+        return mean
+
+    def shaped(self, dm: Any) -> Any:
+        """A density of this form in the shape that the user's class takes, with the tags that it can use."""
+        if self.general:
+            halves = (0.5 * np.asarray(dm),) * 2 if np.ndim(dm) == 2 else np.asarray(dm)
+            return scipy.linalg.block_diag(*halves)
+        if self.form == "restricted-open":
+            return np.asarray(dm)
+        mo_coeff, mo_occ = getattr(dm, "mo_coeff", None), getattr(dm, "mo_occ", None)
+        if mo_coeff is None:
+            return np.asarray(dm)
+        return lib.tag_array(np.asarray(dm), mo_coeff=np.asarray(mo_coeff), mo_occ=np.asarray(mo_occ))

@@ -1,0 +1,185 @@
+"""Refine a guess with cheap SCF cycles, and with one exact build where that pays.
+
+Cheap cycles: the SCF of the user's own functional, basis and spin with the cheap operator, DIIS (Pulay,
+doi:10.1002/jcc.540030413) seeded with the pairs (D_k, F[D_k]) that the reference has paid for. Each cycle costs a fifth
+of an exact one and gains a factor of about 2.4; the floor of the density-fitted, coarse-grid operator is an
+occupied-virtual error of 2 to 3e-6.
+
+Exact correction: one build of the user's own operator at the refined density, delta = F_exact[D] - F_cheap[D], and the
+cheap SCF converged again with delta added (deferred correction). It removes the floor: what is left is the change of
+delta with the density, second order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf.scf.diis import CDIIS
+
+from pyscf_tracegrad.calculation import Calculation, State
+from pyscf_tracegrad.cheapfock import CheapFock
+from pyscf_tracegrad.options import GuessOptions
+from pyscf_tracegrad.reference import Pair, diis_error
+
+Array = NDArray[np.float64]
+
+# A candidate start whose DIIS error is this much above the best pair's is not taken: the step to it overshot.
+_OVERSHOT = 1.5
+# A cheap SCF that gains less than this factor in so many cycles has reached its floor, or does not converge.
+_STALL_CYCLES = 20
+# An SCF with a looser energy threshold (hartree) than this ends before the floor of the cheap operator shows.
+_LOOSE = 1e-7
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When to stop.
+
+    floor: gradient norm (hartree) at which the cheap cycles end if no exact build follows. before_exact: that at which
+    the exact build is made. after_exact: that of the second cheap SCF. limit: cheap builds at most, in all.
+    exact: whether an exact build is made.
+    """
+
+    floor: float = 2e-4
+    before_exact: float = 1e-3
+    after_exact: float = 1e-5
+    limit: int = 40
+    exact: bool = True
+
+
+def schedule_for(calculation: Calculation, options: GuessOptions, allow_exact: bool) -> Schedule | None:
+    """Schedule that the options ask for; None without refinement.
+
+    allow_exact: whether the user's own operator may be applied. The exact build pays where the SCF is to be converged
+    tightly; a loose one ends before the cheap operator's floor shows.
+    """
+    if options.refine is False or options.refine == 0:
+        return None
+    if options.refine != "auto":
+        return Schedule(floor=0.0, limit=int(options.refine), exact=False)
+    conv_tol = float(calculation.plain.conv_tol)
+    after = float(np.clip(0.5 * np.sqrt(conv_tol), 2e-6, 1e-3))
+    return Schedule(after_exact=after, exact=allow_exact and conv_tol < _LOOSE)
+
+
+@dataclass(frozen=True)
+class Refined:
+    """A refined density and what it cost. gradient: cheap gradient norm at the last build, hartree.
+
+    rejected: the start was worse than a pair that was there before, and was left.
+    """
+
+    state: State
+    gradient: float
+    exact_builds: int
+    rejected: bool
+    seconds: dict[str, float]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know."""
+        return ("the start was worse than the steps before it",) if self.rejected else ()
+
+
+class _Cycles:
+    """The running cheap SCF: DIIS over pairs of densities and Fock matrices."""
+
+    def __init__(self, calculation: Calculation, cheap: CheapFock) -> None:
+        self.calculation, self.cheap = calculation, cheap
+        self.shift: Array | float = 0.0
+        self.pairs: list[Pair] = []
+        self.diis = self._new_diis()
+
+    def _new_diis(self) -> Any:
+        diis = CDIIS(None, None, self.calculation.orthogonal)
+        diis.space, diis.verbose = 10, 0
+        return diis
+
+    def seed(self, pairs: Sequence[Pair]) -> Any:
+        """Put pairs into DIIS; returns the extrapolated matrix."""
+        extrapolated = None
+        for pair in pairs:
+            extrapolated = self.add(pair)
+        return extrapolated
+
+    def add(self, pair: Pair) -> Any:
+        """One more pair into DIIS; returns the extrapolated effective Fock matrix."""
+        self.pairs.append(pair)
+        total = pair.dm if self.calculation.form != "restricted-open" else pair.dm[0] + pair.dm[1]
+        effective = self.calculation.effective(pair.dm, pair.fock + self.shift)
+        return self.diis.update(self.calculation.overlap, np.asarray(total), np.asarray(effective))
+
+    def restart(self, shift: Array) -> Any:
+        """A constant added to the operator; the last pairs start the new DIIS."""
+        self.shift = shift
+        kept, self.pairs, self.diis = self.pairs[-3:], [], self._new_diis()
+        return self.seed(kept)
+
+    def build(self, state: State) -> Pair:
+        """One cheap Fock build."""
+        return Pair(state.dm, self.cheap(state.dm))
+
+    def run(self, state: State, pair: Pair, tolerance: float, limit: Callable[[], int]) -> tuple[State, float]:
+        """Cycles from a state and its build until the gradient is below the tolerance; the last step is for free."""
+        history: list[float] = []
+        best = state
+        while True:
+            history.append(self.calculation.gradient(state, pair.fock + self.shift))
+            extrapolated = self.add(pair)
+            if history[-1] < tolerance:
+                return self.calculation.state(extrapolated), history[-1]
+            best = state if history[-1] == min(history) else best
+            stalled = len(history) > _STALL_CYCLES and min(history[-_STALL_CYCLES:]) > 0.7 * min(history)
+            if limit() <= 0 or stalled:  # the next step is for free, and good where the gradient was falling
+                return (
+                    (best, min(history)) if best is not state else (self.calculation.state(extrapolated), history[-1])
+                )
+            state = self.calculation.state(extrapolated)
+            pair = self.build(state)
+
+
+def _overshot(pair: Pair, earlier: Sequence[Pair], overlap: Array) -> bool:
+    return diis_error(pair, overlap) > _OVERSHOT * min(diis_error(p, overlap) for p in earlier)
+
+
+def refine(
+    calculation: Calculation, cheap: CheapFock, start: State, pairs: Sequence[Pair], schedule: Schedule
+) -> Refined:
+    """Cheap cycles from a start.
+
+    cheap: operator of the calculation's functional, `calculation.cheap()`. pairs: densities and cheap Fock matrices of
+    the same operator, for DIIS; may be empty.
+    """
+    begin, first_build = time.perf_counter(), cheap.builds
+    cycles = _Cycles(calculation, cheap)
+
+    def left() -> int:
+        return schedule.limit - (cheap.builds - first_build)
+
+    seeded = [] if calculation.form == "restricted-open" else list(pairs)  # Roothaan's matrix needs one set of orbitals
+    extrapolated = cycles.seed(seeded)
+    pair = cycles.build(start)
+    rejected = bool(seeded) and left() > 0 and _overshot(pair, seeded, calculation.overlap)
+    if rejected:
+        start = calculation.state(extrapolated)
+        pair = cycles.build(start)
+    tolerance = schedule.before_exact if schedule.exact else schedule.floor
+    state, gradient = cycles.run(start, pair, tolerance, left)
+    seconds = {"cheap cycles": time.perf_counter() - begin}
+    exact_builds = 0
+    if schedule.exact and gradient < 30 * schedule.before_exact:
+        begin = time.perf_counter()
+        exact = calculation.exact_fock(state.dm)
+        seconds["exact build"] = time.perf_counter() - begin
+        exact_builds = 1
+        begin = time.perf_counter()
+        pair = cycles.build(state)
+        cycles.restart(exact - pair.fock)
+        state, gradient = cycles.run(state, pair, schedule.after_exact, left)
+        seconds["cheap cycles"] += time.perf_counter() - begin
+    return Refined(state, gradient, exact_builds, rejected, seconds)

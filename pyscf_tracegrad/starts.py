@@ -1,0 +1,215 @@
+"""Where a guess starts: the network where it applies, F_ref alone elsewhere.
+
+`network`: the model's own basis and functional give F directly (`native`); any other calculation goes by one of two
+transfers, `fock` (F_ref of the user's calculation + the transformed correction) or `density` (projected orbitals).
+`reference`: F_ref of the user's calculation, for each spin; needs no training and takes any element and ECP.
+
+Measured (docs/serving.md): without refinement the network saves cycles everywhere, `fock` more than `density`. With it
+the network saves 0.7 cheap builds at its own level of theory, and elsewhere costs more than it saves; so F_ref serves
+there.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf import gto
+from pyscf.scf import hf
+
+from pyscf_tracegrad.calculation import Calculation, State
+from pyscf_tracegrad.cheapfock import CheapFock
+from pyscf_tracegrad.config import MAX_STEPS, ReferenceSettings
+from pyscf_tracegrad.density import diagonalise
+from pyscf_tracegrad.domain import check_network
+from pyscf_tracegrad.errors import OutsideDomain, UnsupportedBasis
+from pyscf_tracegrad.gate import Gate, Signals, measure_network
+from pyscf_tracegrad.options import GuessOptions
+from pyscf_tracegrad.reference import Pair, Reference, damped_steps
+from pyscf_tracegrad.transfer import cross_overlap, native_molecule, project_density, transform_correction
+
+if TYPE_CHECKING:
+    from pyscf_tracegrad.pretrained import Prediction, PretrainedModel
+    from pyscf_tracegrad.report import Route
+
+Array = NDArray[np.float64]
+
+GRID_LEVEL = 1
+STEPS = ReferenceSettings(steps=MAX_STEPS, gauge=False)  # the gauge step moves no density
+
+
+@dataclass(frozen=True)
+class Start:
+    """A first state of a calculation.
+
+    cheap: operator of the calculation's functional, None where none was needed. pairs: what it was applied to, in the
+    form of the calculation. reference: F_ref where it serves alone. builds: cheap builds by other operators. signals,
+    notes, seconds: as in `GuessReport`.
+    """
+
+    route: Route
+    transfer: str
+    state: State
+    cheap: CheapFock | None = None
+    pairs: tuple[Pair, ...] = ()
+    reference: Reference | None = None
+    builds: int = 0
+    signals: Signals | None = None
+    notes: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def choose_start(calculation: Calculation, options: GuessOptions, model: PretrainedModel | None) -> Start:
+    """Best start that applies, or the one that `options.start` names.
+
+    model: the shipped one if None. Raises OutsideDomain where the one that was asked for does not apply.
+    """
+    notes: tuple[str, ...] = ()
+    if options.start in ("auto", "network"):
+        try:
+            return _network(calculation, options, model)
+        except OutsideDomain as error:
+            if options.start == "network":
+                raise
+            notes = (str(error),)
+    if options.start == "minao":
+        return _minao(calculation)
+    return _reference(calculation, notes)
+
+
+def _minao(calculation: Calculation) -> Start:
+    cheap = calculation.cheap(GRID_LEVEL)
+    begin = time.perf_counter()
+    dm = calculation.minao()
+    pair = Pair(dm, cheap(dm))
+    state = calculation.first_state(pair.fock)
+    seconds = {"set-up": cheap.setup_seconds, "F0": time.perf_counter() - begin}
+    return Start("minao", "", state, cheap, (pair,), seconds=seconds)
+
+
+def _reference(calculation: Calculation, notes: tuple[str, ...] = ()) -> Start:
+    cheap = calculation.cheap(GRID_LEVEL)
+    seconds = {"set-up": cheap.setup_seconds}
+    reference = damped_steps(cheap, calculation.minao(), calculation.nelec, STEPS, seconds)
+    return _from_reference(calculation, reference, notes)
+
+
+def _from_reference(
+    calculation: Calculation,
+    reference: Reference,
+    notes: tuple[str, ...],
+    seconds: dict[str, float] | None = None,
+    signals: Signals | None = None,
+) -> Start:
+    state = calculation.first_state(calculation.spread(reference.fock))
+    pairs = _spread(calculation, reference.pairs)
+    times = reference.seconds if seconds is None else seconds
+    return Start("reference", "", state, reference.cheap, pairs, reference, signals=signals, notes=notes, seconds=times)
+
+
+def _spread(calculation: Calculation, pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
+    """Closed-shell pairs in the form of the calculation."""
+    if calculation.form == "restricted" or (pairs and pairs[0].fock.ndim == 3):
+        return pairs
+    return tuple(Pair(np.stack([0.5 * p.dm, 0.5 * p.dm]), calculation.spread(p.fock)) for p in pairs)
+
+
+def _network(calculation: Calculation, options: GuessOptions, model: PretrainedModel | None) -> Start:
+    """Raises OutsideDomain where the network does not apply, or the gate objects."""
+    mol = calculation.mol
+    check_network(mol)
+    if not calculation.closed_shell:
+        raise OutsideDomain("the network does not break spin symmetry")
+    if model is None:
+        from pyscf_tracegrad.pretrained import load_model  # needs torch
+
+        model = load_model()
+    checkpoint = model.checkpoint
+    native = _knows_basis(model, mol)
+    same_theory = native and _same_theory(calculation, checkpoint.xc)
+    if not (same_theory or options.start == "network" or options.transfer != "auto" or _unrefined(options)):
+        raise OutsideDomain("for another basis or functional cheap cycles cost less from F_ref than from the network")
+    cheap: CheapFock | None = None
+    if native:
+        cheap = calculation.cheap(GRID_LEVEL)
+        own = cheap if same_theory else cheap.with_theory(checkpoint.xc, hf.get_hcore(mol))
+        prediction = model.predict(mol, own)
+        seconds = {"set-up": cheap.setup_seconds} | prediction.seconds
+    else:
+        prediction = model.predict(native_molecule(mol, checkpoint.basis))  # raises for elements that it does not know
+        seconds = dict(prediction.seconds)
+    signals, objection = _gate(prediction)
+    if same_theory and (objection or prediction.route == "reference"):
+        note = objection or "the model leaves ions to F_ref"
+        return _from_reference(calculation, prediction.reference, (note,), seconds, signals)
+    if objection or prediction.route == "reference":
+        raise OutsideDomain(objection or "the model leaves ions to F_ref")
+    if same_theory:
+        state = calculation.first_state(calculation.spread(prediction.fock))
+        pairs = _spread(calculation, prediction.reference.pairs)
+        return Start("network", "native", state, cheap, pairs, signals=signals, seconds=seconds)
+    return _transferred(calculation, options, _Answer(prediction, signals, cheap, seconds))
+
+
+def _knows_basis(model: PretrainedModel, mol: gto.Mole) -> bool:
+    """Whether the molecule has the very AOs that the model was trained on."""
+    try:
+        model.graph(mol)
+    except UnsupportedBasis:
+        return False
+    return True
+
+
+def _same_theory(calculation: Calculation, xc: str) -> bool:
+    """Whether F is defined as in the labels: functional, one-electron Hamiltonian, no solvent."""
+    if calculation.xc.replace(" ", "").lower() != xc or calculation.solvated:
+        return False
+    return np.allclose(hf.get_hcore(calculation.mol), calculation.hcore, rtol=0, atol=1e-10)
+
+
+def _unrefined(options: GuessOptions) -> bool:
+    return options.refine is False or options.refine == 0
+
+
+def _gate(prediction: Prediction) -> tuple[Signals, str]:
+    signals = measure_network(prediction)
+    objection = Gate().objection(signals)
+    return signals, f"the gate rejected the network: {objection}" if objection else ""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """The network's answer in its own basis. cheap: the user's operator where that stands in the same basis."""
+
+    prediction: Prediction
+    signals: Signals
+    cheap: CheapFock | None
+    seconds: dict[str, float]
+
+
+def _transferred(calculation: Calculation, options: GuessOptions, answer: _Answer) -> Start:
+    """The network's answer for another basis, functional or Hamiltonian."""
+    route = "fock" if options.transfer == "auto" else options.transfer
+    mol, prediction = calculation.mol, answer.prediction
+    builds = prediction.reference.cheap.builds if prediction.reference.cheap and answer.cheap is None else 0
+    seconds = answer.seconds
+    begin = time.perf_counter()
+    cross = cross_overlap(prediction.mol, mol)
+    if route == "density":
+        orbitals = diagonalise(prediction.fock, prediction.overlap)
+        dm = project_density(orbitals.coefficients[:, : mol.nelectron // 2], cross, calculation.overlap)
+        state = calculation.closed_shell_state(dm)
+        seconds = seconds | {"transfer": time.perf_counter() - begin}
+        return Start("network", route, state, answer.cheap, builds=builds, signals=answer.signals, seconds=seconds)
+    correction = transform_correction(prediction.correction, prediction.overlap, cross)
+    seconds = seconds | {"transfer": time.perf_counter() - begin}
+    cheap = answer.cheap or calculation.cheap(GRID_LEVEL)
+    begin = time.perf_counter()
+    reference = damped_steps(cheap, calculation.minao(), calculation.nelec, STEPS, {})
+    seconds = seconds | {"reference": time.perf_counter() - begin}
+    state = calculation.first_state(calculation.spread(reference.fock) + correction)
+    pairs = _spread(calculation, reference.pairs)
+    return Start("network", route, state, cheap, pairs, builds=builds, signals=answer.signals, seconds=seconds)

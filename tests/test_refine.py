@@ -1,0 +1,248 @@
+"""Refinement: the cheap operator for open shells, how many builds are made, and what comes of them."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from pyscf import df, gto, scf
+from pyscf.scf import hf, uhf
+
+from pyscf_tracegrad import OutsideDomain, tracegrad_guess
+from pyscf_tracegrad.calculation import Calculation
+from pyscf_tracegrad.cheapfock import CheapFock
+from pyscf_tracegrad.options import GuessOptions
+from pyscf_tracegrad.reference import Pair, diis_error
+from pyscf_tracegrad.refine import schedule_for
+
+AUXBASIS = "def2-universal-jkfit"
+BASIS = "def2-svp"
+WATER = "O 0 0 0.1173; H 0 0.7572 -0.4692; H 0 -0.7572 -0.4692"
+FUNCTIONALS = ("lda,vwn", "pbe", "b3lyp", "wb97x", "tpss", "hf")
+
+
+@pytest.fixture
+def cation() -> gto.Mole:
+    """Water's radical cation."""
+    return gto.M(atom=WATER, charge=1, spin=1, basis=BASIS, verbose=0)
+
+
+def count(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[Any]:
+    """One entry, the object, for each call of a method."""
+    calls: list[Any] = []
+    original = getattr(owner, name)
+
+    @functools.wraps(original)
+    def counted(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        calls.append(self)
+        return original(self, *arguments, **keywords)
+
+    monkeypatch.setattr(owner, name, counted)
+    return calls
+
+
+def unlike_spins(mol: gto.Mole) -> Any:
+    """A tagged density whose two spins have different orbitals and numbers of electrons."""
+    mf = scf.UHF(mol)
+    mf.max_cycle = 2
+    mf.kernel()
+    dm = mf.make_rdm1()
+    assert np.abs(dm[0] - dm[1]).max() > 0.1
+    return dm
+
+
+@pytest.mark.parametrize("xc", FUNCTIONALS)
+@pytest.mark.parametrize("tagged", [True, False])
+def test_unrestricted_operator_equals_pyscf(xc: str, tagged: bool, cation: gto.Mole) -> None:
+    dm = unlike_spins(cation)
+    dm = dm if tagged else np.array(dm)
+    mf = (scf.UHF(cation) if xc == "hf" else cation.UKS(xc=xc)).density_fit(auxbasis=AUXBASIS)
+    if xc != "hf":
+        mf.grids.level = 1
+    ours = CheapFock(cation, xc, 1, auxbasis=AUXBASIS)(dm)
+    assert ours.shape == (2, cation.nao, cation.nao)
+    assert np.abs(ours - mf.get_fock(dm=dm)).max() < 1e-8
+
+
+@pytest.mark.parametrize("xc", FUNCTIONALS)
+def test_two_equal_spins_are_the_restricted_operator(xc: str, water: gto.Mole) -> None:
+    dm = np.array(hf.init_guess_by_minao(water))
+    cheap = CheapFock(water, xc)
+    both = cheap(np.stack([0.5 * dm, 0.5 * dm]))
+    assert np.abs(both - cheap(dm)).max() < 1e-9
+
+
+def test_siblings_share_grid_integrals_and_count(water: gto.Mole) -> None:
+    dm = hf.init_guess_by_minao(water)
+    cheap = CheapFock(water, "hf")
+    first, second = cheap.with_theory("b3lyp"), cheap.with_theory("pbe", hcore=np.zeros_like(cheap.hcore))
+    assert first.with_df is second.with_df is cheap.with_df
+    assert len(first._grids) == 1
+    assert first._grids[0] is second._grids[0]
+    assert np.abs(first(dm) - CheapFock(water, "b3lyp")(dm)).max() < 1e-10
+    assert np.abs(second(dm) - CheapFock(water, "pbe")(dm) + hf.get_hcore(water)).max() < 1e-10
+    assert np.abs(cheap(dm) - CheapFock(water, "hf")(dm)).max() < 1e-10
+    assert cheap.builds == first.builds == second.builds == 3
+
+
+@pytest.mark.parametrize("refine", [False, "auto"])
+def test_integrals_of_the_user_are_shared(refine: Any, water: gto.Mole, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = count(monkeypatch, df.DF, "build")
+    mf = water.RKS(xc="b3lyp").density_fit()
+    with_df = mf.with_df
+    assert Calculation(mf, water).cheap(1).with_df is with_df
+    mf.kernel(dm0=tracegrad_guess(mf, refine=refine))
+    assert mf.with_df is with_df
+    assert [d is with_df for d in built] == [True]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+@pytest.mark.parametrize("make", [lambda m: m.RKS(xc="b3lyp"), lambda m: m.RHF(), lambda m: m.UKS(xc="pbe")])
+def test_a_number_bounds_the_cheap_builds(
+    limit: int, make: Callable[[Any], Any], water: gto.Mole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mf = make(water)
+    exact = count(monkeypatch, type(mf), "get_veff")
+    bare, refined = (tracegrad_guess(mf, start="reference", refine=r, report=True)[1] for r in (False, limit))
+    assert refined.cheap_builds - bare.cheap_builds == limit
+    assert refined.exact_builds == 0
+    assert exact == []
+
+
+def test_more_cycles_come_nearer(formaldehyde: gto.Mole) -> None:
+    mf = formaldehyde.RKS(xc="b3lyp").run()
+    limits = (False, 2, 3)
+    errors = [np.linalg.norm(tracegrad_guess(formaldehyde, refine=r) - mf.make_rdm1()) for r in limits]
+    assert all(later < 0.8 * earlier for earlier, later in itertools.pairwise(errors)), errors
+
+
+def test_auto_makes_one_exact_build_whose_parts_stay(water: gto.Mole, monkeypatch: pytest.MonkeyPatch) -> None:
+    mf = water.RKS(xc="b3lyp")
+    exact = count(monkeypatch, type(mf), "get_veff")
+    _, report = tracegrad_guess(mf, report=True)
+    assert [m is mf for m in exact] == [True]
+    assert report.exact_builds == 1
+    eri, grids, coords = mf._eri, mf.grids, mf.grids.coords
+    assert eri is not None
+    assert coords is not None
+    mf.kernel(dm0=mf.get_init_guess(key="tracegrad"))
+    assert mf._eri is eri
+    assert mf.grids is grids
+    assert grids.coords is coords
+    assert grids.level == 3
+
+
+def test_guess_leaves_the_settings_of_the_user(water: gto.Mole) -> None:
+    mf = water.UKS(xc="pbe")
+    mf.verbose, mf.max_cycle, mf.diis_space = 0, 7, 5
+    before = {k: v for k, v in vars(mf).items() if k not in ("_eri", "grids", "init_guess_report", "opt")}
+    tracegrad_guess(mf)
+    assert mf.mol is water
+    assert {k: vars(mf)[k] for k in before} == before
+
+
+@pytest.mark.parametrize(("conv_tol", "exact_builds"), [(1e-5, 0), (1e-6, 0), (1e-9, 1), (1e-11, 1)])
+def test_loose_threshold_makes_no_exact_build(conv_tol: float, exact_builds: int, water: gto.Mole) -> None:
+    mf = water.RHF()
+    mf.conv_tol = conv_tol
+    assert tracegrad_guess(mf, report=True)[1].exact_builds == exact_builds
+
+
+OH = "O 0 0 0; H 0 0 0.97"
+
+
+@pytest.mark.parametrize("kind", ["RHF", "RKS", "UHF", "UKS", "ROHF", "ROKS"])
+@pytest.mark.parametrize("conv_tol", [1e-6, 1e-9])
+def test_gradient_is_below_the_tolerance(kind: str, conv_tol: float, cation: gto.Mole, water: gto.Mole) -> None:
+    """That of the report, and, near it, the gradient of the user's own Fock matrix at the density."""
+    mf = getattr(water if kind in ("RHF", "RKS") else cation, kind)()
+    mf.conv_tol = conv_tol
+    schedule = schedule_for(Calculation(mf, mf.mol), GuessOptions(), allow_exact=True)
+    assert schedule is not None
+    dm, report = tracegrad_guess(mf, report=True)
+    assert 0 < report.gradient < (schedule.after_exact if schedule.exact else schedule.floor)
+    overlap = mf.get_ovlp()
+    if kind.startswith("RO"):
+        error = np.linalg.norm(mf.get_grad(*_orbitals(mf, dm)))
+    else:
+        error = diis_error(Pair(np.asarray(dm), np.asarray(mf.get_fock(dm=dm))), overlap)
+    assert error < (1e-4 if schedule.exact else 3e-3)
+
+
+def _orbitals(mf: Any, dm: Any) -> tuple[Any, Any]:
+    return mf.eig(mf.get_fock(dm=dm), mf.get_ovlp())[1], mf.get_occ(*mf.eig(mf.get_fock(dm=dm), mf.get_ovlp()))
+
+
+@pytest.mark.parametrize("kind", ["ROHF", "ROKS"])
+@pytest.mark.parametrize("refine", [False, 3, "auto"])
+def test_restricted_radical(kind: str, refine: Any, cation: gto.Mole) -> None:
+    """Both spin densities are projectors, and the lower spin's orbitals are among the higher one's."""
+    dm = tracegrad_guess(getattr(cation, kind)(), refine=refine, strict=True)
+    s = cation.intor("int1e_ovlp")
+    assert [np.trace(d @ s) for d in dm] == pytest.approx([5, 4], abs=1e-9)
+    assert max(np.abs(d @ s @ d - d).max() for d in dm) < 1e-9
+    assert np.abs(dm[0] @ s @ dm[1] - dm[1]).max() < 1e-9
+
+
+@pytest.mark.parametrize("kind", ["UHF", "UKS"])
+def test_unrestricted_singlet_breaks_its_symmetry_where_pyscf_does(kind: str, water: gto.Mole) -> None:
+    mf = getattr(water, kind)()
+    for breaksym in (0, 1):
+        mf.init_guess_breaksym = breaksym
+        minao = mf.get_init_guess(key="minao")
+        dm, report = tracegrad_guess(mf, refine=False, report=True)
+        assert (np.abs(minao[0] - minao[1]).max() > 1e-4) == bool(breaksym)
+        assert (np.abs(dm[0] - dm[1]).max() > 1e-4) == bool(breaksym)
+        assert report.route == ("reference" if breaksym else "network")
+
+
+TICL4 = "Ti 0 0 0; Cl 1.25 1.25 1.25; Cl -1.25 -1.25 1.25; Cl -1.25 1.25 -1.25; Cl 1.25 -1.25 -1.25"
+
+
+@pytest.mark.slow
+def test_overshooting_reference_is_refused_alone_and_cured_by_cycles() -> None:
+    mf = gto.M(atom=TICL4, basis=BASIS, verbose=0).RKS(xc="b3lyp")
+    with pytest.raises(OutsideDomain, match="overshoot"):
+        tracegrad_guess(mf, refine=False, strict=True)
+    dm, report = tracegrad_guess(mf, strict=True, report=True)
+    assert (report.route, report.refined) == ("reference", True)
+    minao = mf.copy().run()
+    mf.kernel(dm0=dm)
+    assert mf.e_tot == pytest.approx(minao.e_tot, abs=1e-8)
+    assert mf.cycles < minao.cycles
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyError, np.linalg.LinAlgError, NotImplementedError])
+@pytest.mark.parametrize("kind", [scf.RHF, scf.UHF])
+def test_what_pyscf_raises_inside_becomes_minao(
+    error: type[Exception], kind: Any, water: gto.Mole, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise error("no integrals today")
+
+    monkeypatch.setattr(df.DF, "get_jk", broken)
+    mf = kind(water)
+    mf.verbose = 2
+    dm = mf.get_init_guess(key="tracegrad")
+    said = "".join(capfd.readouterr())
+    assert f"tracegrad guess: {error.__name__} in PySCF: " in said
+    assert "no integrals today" in said
+    assert "Using the minao guess instead" in said
+    assert np.array_equal(dm, mf.get_init_guess(key="minao"))
+    assert mf.init_guess_report.route == "minao"
+    for call in (lambda: tracegrad_guess(mf, strict=True), lambda: mf.get_init_guess(key="tracegrad", strict=True)):
+        with pytest.raises(OutsideDomain, match="no integrals today"):
+            call()
+
+
+def test_interrupt_is_not_swallowed(water: gto.Mole, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(df.DF, "get_jk", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tracegrad_guess(uhf.UHF(water))
