@@ -30,7 +30,7 @@ def test_potential_is_that_of_pyscf_to_the_fitting_error(method: str, cart: bool
     field = reaction_field(mf, df.DF(mf.mol).build())
     assert field is not None
     assert np.abs(expected).max() > 0.02
-    assert np.abs(field(dm) - expected).max() < 1e-3 * np.abs(expected).max()
+    assert np.abs(field(dm) - expected).max() < 5e-3 * np.abs(expected).max()
 
 
 def test_potential_is_affine_in_the_density() -> None:
