@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyscf_tracegrad.errors import OutsideDomain
 from pyscf_tracegrad.guess import predict_fock, tracegrad_guess
+from pyscf_tracegrad.report import GuessReport
 from pyscf_tracegrad.scf import register, set_default, unregister, unset_default
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "GuessReport",
     "OutsideDomain",
     "load_model",
     "predict_fock",

@@ -28,11 +28,15 @@ Form = Literal["restricted", "unrestricted", "restricted-open"]
 
 
 class State(NamedTuple):
-    """Orbitals and their density. mo_coeff (nao, nmo), mo_occ (nmo,), dm (nao, nao); with two spins (2, ...)."""
+    """Orbitals and their density. mo_coeff (nao, nmo), mo_occ (nmo,), dm (nao, nao); with two spins (2, ...).
+
+    gap: HOMO-LUMO gap of a closed shell, hartree; infinite for others, and where occupations are not whole.
+    """
 
     mo_coeff: Any
     mo_occ: Any
     dm: Any
+    gap: float = float("inf")
 
 
 class Calculation:
@@ -130,7 +134,10 @@ class Calculation:
         """Orbitals, occupations and density of an effective Fock matrix, by the user's own rules."""
         mo_energy, mo_coeff = self._worker.eig(effective, self.overlap, x=self.orthogonal)
         mo_occ = self._worker.get_occ(mo_energy, mo_coeff)
-        return State(mo_coeff, mo_occ, self._worker.make_rdm1(mo_coeff, mo_occ))
+        gap = float("inf")
+        if self.form == "restricted" and set(np.unique(mo_occ)) == {0.0, 2.0}:
+            gap = float(mo_energy[mo_occ == 0].min() - mo_energy[mo_occ > 0].max())
+        return State(mo_coeff, mo_occ, self._worker.make_rdm1(mo_coeff, mo_occ), gap)
 
     def closed_shell_state(self, dm: Any) -> State:
         """State of a closed-shell density (nao, nao) tagged with its occupied orbitals; virtual ones are unknown."""

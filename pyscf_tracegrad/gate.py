@@ -56,13 +56,18 @@ class Signals:
 
 @dataclass(frozen=True)
 class Gate:
-    """Limits of the signals within which a prediction is trusted."""
+    """Limits of the signals within which a prediction is trusted.
 
-    gap: float = 0.08
+    `gap` and `overshoot` find hard molecules, on which F_ref fails as well; `step` and `distance` find bad weights. The
+    trace mismatch is no use: pure noise for weights saturates it at a value that ordinary F2 reaches, so it has no
+    limit.
+    """
+
+    gap: float = 0.07
     charge: float = 2.5
-    distance: float = 1.0
+    distance: float = 1.1
     step: float = 6e-3
-    traces: float = 1.2
+    traces: float = float("inf")
     overshoot: float = 0.8
 
     def objection(self, signals: Signals) -> str:

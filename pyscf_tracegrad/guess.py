@@ -37,6 +37,8 @@ _CANNOT = (RuntimeError, KeyError, ValueError, OSError, np.linalg.LinAlgError)
 
 # Cheap gradient norm (hartree) above which a refined density is no better than minao's.
 _NOT_CONVERGED = 0.05
+# HOMO-LUMO gap (hartree) of a closed shell below which PySCF's last check may see another occupation than the guess.
+_DEGENERATE = 3e-3
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ def _make(calculation: Calculation, options: GuessOptions, model: PretrainedMode
             seconds["set-up of the user's basis"] = cheap.setup_seconds
         refined = refine(calculation, cheap, start.state, start.pairs, schedule)
         seconds |= refined.seconds
-        if options.refine == "auto" and refined.gradient > _NOT_CONVERGED:
-            raise OutsideDomain(f"the cheap cycles did not converge (gradient norm {refined.gradient:.2g} hartree)")
+        if options.refine == "auto":
+            _check_refined(refined)
     elif start.route == "reference":
         _check_reference(calculation, start)
     begin = time.perf_counter()
@@ -109,6 +111,14 @@ def _make(calculation: Calculation, options: GuessOptions, model: PretrainedMode
         seconds=seconds,
     )
     return Guess(dm, report)
+
+
+def _check_refined(refined: Refined) -> None:
+    """Refuse a cheap SCF that has not converged, or whose occupation is undecided. Raises OutsideDomain."""
+    if refined.gradient > _NOT_CONVERGED:
+        raise OutsideDomain(f"the cheap cycles did not converge (gradient norm {refined.gradient:.2g} hartree)")
+    if refined.state.gap < _DEGENERATE:
+        raise OutsideDomain(f"the frontier orbitals are degenerate (gap {refined.state.gap:.1g} hartree)")
 
 
 def _check_reference(calculation: Calculation, start: Start) -> None:

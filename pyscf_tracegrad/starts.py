@@ -155,11 +155,13 @@ def _network(calculation: Calculation, options: GuessOptions, model: PretrainedM
 
 
 def _knows_basis(model: PretrainedModel, mol: gto.Mole) -> bool:
-    """Whether the molecule has the very AOs that the model was trained on."""
+    """Whether the molecule has the very AOs that the model was trained on. Raises UnsupportedBasis for its elements."""
     try:
         model.graph(mol)
     except UnsupportedBasis:
-        return False
+        if {int(z) for z in mol.atom_charges() if z} <= set(model.checkpoint.shells.elements):
+            return False
+        raise
     return True
 
 

@@ -26,7 +26,6 @@ UPPER = {
     "charge": "largest Mulliken charge",
     "distance": "distance to minao's density",
     "step": "density change by the network",
-    "traces": "trace mismatch",
     "overshoot": "overshoot of the damped steps",
 }
 
@@ -61,7 +60,7 @@ def test_small_gap_is_named() -> None:
     assert objection == f"predicted gap {0.5 * GATE.gap:.3f} < {GATE.gap:g} hartree"
 
 
-@pytest.mark.parametrize("name", ["gap", *UPPER])
+@pytest.mark.parametrize("name", ["gap", "traces", *UPPER])
 def test_not_a_number_is_rejected(name: str) -> None:
     assert GATE.objection(dataclasses.replace(GOOD, **{name: np.nan})) == "the prediction is not finite"
 
@@ -105,7 +104,7 @@ def test_step_is_the_first_order_change_of_the_density(water: gto.Mole) -> None:
 
 
 def test_signals_of_two_spins(water: gto.Mole) -> None:
-    """Equal spins have the signals of the closed shell but for the gap, which may vanish in open shells without harm."""
+    """Equal spins have the signals of the closed shell but for the gap, which vanishes in open shells without harm."""
     reference = reference_of(water)
     ovlp, fock = reference.overlap, reference.fock
     closed, both = (measure(water, f, reference, (5, 5)) for f in (fock, np.stack([fock, fock])))
@@ -131,7 +130,7 @@ def test_all_orbitals_filled() -> None:
 def test_report_holds_the_signals(water: gto.Mole) -> None:
     report = tracegrad_guess(water, report=True)[1]
     assert report.signals is not None
-    assert set(report.gate) == {"gap", *UPPER}
+    assert set(report.gate) == {"gap", "traces", *UPPER}
     assert 0.2 < report.gate["gap"] < 0.5
     assert 0 < report.gate["charge"] < 1
     assert report.gate["step"] > 0
