@@ -76,11 +76,14 @@ def choose_start(calculation: Calculation, options: GuessOptions, model: Pretrai
                 raise
             notes = (str(error),)
     if options.start == "minao":
-        return _minao(calculation)
+        return _minao(calculation, options)
     return _reference(calculation, notes)
 
 
-def _minao(calculation: Calculation) -> Start:
+def _minao(calculation: Calculation, options: GuessOptions) -> Start:
+    """Minao's own density if nothing refines it; else the orbitals of its Fock matrix, one cheap build."""
+    if _unrefined(options):
+        return Start("minao", "", State(None, None, calculation.minao()))
     cheap = calculation.cheap(GRID_LEVEL)
     begin = time.perf_counter()
     dm = calculation.minao()
