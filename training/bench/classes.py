@@ -23,12 +23,13 @@ from training.bench.tables import SAME_ENERGY, Pair, markdown, pairs
 KEYS = ("minao", "tracegrad")
 INTRODUCTION = """# Every class and option
 
-By `python -m training.bench.classes --csv CLASSES.csv --out docs/classes.md`: small molecules (formaldehyde or water where the
-case does not say), PySCF's default settings, `init_guess='tracegrad'` against `'minao'`. dE is the energy minus that from minao.
+By `python -m training.bench.classes --csv CLASSES.csv --out docs/classes.md`: small molecules (formaldehyde or water
+where the case does not say), PySCF's default settings, `init_guess='tracegrad'` against `'minao'`. dE is the energy
+minus that from minao.
 
-The order of degenerate orbitals is decided by the grid in OH, whose energy agrees to 2e-7 hartree only; GKS OH and smeared OH end
-in a lower solution than from minao. The second points of the scanner and of geomeTRIC start from their own first density, as
-PySCF does it; `newton()` counts macro cycles.
+The order of degenerate orbitals is decided by the grid in OH, whose energy agrees to 2e-7 hartree only; GKS OH and
+smeared OH end in a lower solution than from minao. The second points of the scanner and of geomeTRIC start from their
+own first density, as PySCF does it; `newton()` counts macro cycles.
 
 """
 GROUPS = tuple(dict.fromkeys(case.group for case in CASES))
