@@ -77,7 +77,8 @@ BARE = {"set-up", "F0", "G", "network"}
         (GuessOptions(refine=False), BARE),
         (GuessOptions(refine=2), BARE | {"cheap cycles"}),
         (GuessOptions(refine=False, start="reference"), {"set-up", "F0", "G"}),
-        (GuessOptions(refine=False, start="minao"), {"set-up", "F0"}),
+        (GuessOptions(refine=False, start="minao"), set()),
+        (GuessOptions(refine=1, start="minao"), {"set-up", "F0", "cheap cycles"}),
     ],
 )
 def test_seconds_of_every_stage_are_reported(options: GuessOptions, stages: set[str], water: gto.Mole) -> None:

@@ -30,6 +30,7 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return prediction
 
     monkeypatch.setattr(pretrained.PretrainedModel, "predict", watched)
+    register(refine=False)  # the network serves every closed shell then; test_serving.py has the default
     yield served
     register()
 
@@ -139,12 +140,12 @@ def test_reference_serves_what_the_network_does_not_know(
 @pytest.mark.parametrize(
     ("make", "transfer"),
     [
-        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9", basis="6-31g").RHF(), "density"),
-        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9", basis=BASIS, cart=True).RHF(), "density"),
+        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9", basis="6-31g").RHF(), "fock"),
+        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9", basis=BASIS, cart=True).RHF(), "fock"),
         (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9", basis=BASIS).GKS(xc="b3lyp"), "native"),
-        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9", basis=BASIS).GHF(), "density"),
+        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9", basis=BASIS).GHF(), "fock"),
         (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9", basis=BASIS).ROKS(xc="b3lyp"), "native"),
-        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9; ghost-O 0 0 3", basis=BASIS).RHF(), "density"),
+        (lambda: gto.M(atom="H 0 0 0; F 0 0 0.9; ghost-O 0 0 3", basis=BASIS).RHF(), "fock"),
     ],
 )
 def test_network_serves_other_bases_and_classes(make: Any, transfer: str, spy: list[str]) -> None:
