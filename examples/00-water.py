@@ -9,11 +9,11 @@ mol = gto.M(atom="O 0 0 0.1173; H 0 0.7572 -0.4692; H 0 -0.7572 -0.4692", basis=
 mf = mol.RKS(xc="b3lyp")
 mf.init_guess = "tracegrad"
 mf.kernel()
-print(f"init_guess='tracegrad'    {mf.e_tot:.10f} hartree, {mf.cycles} cycles")
+print(f"init_guess='tracegrad'    {mf.e_tot:.10f} hartree, {mf.cycles} cycles ({mf.init_guess_report})")
 
 mf = mol.RKS(xc="b3lyp")
-mf.kernel(dm0=pyscf_tracegrad.tracegrad_guess(mol))
-print(f"dm0=tracegrad_guess(mol)  {mf.e_tot:.10f} hartree, {mf.cycles} cycles")
+mf.kernel(dm0=pyscf_tracegrad.tracegrad_guess(mf))
+print(f"dm0=tracegrad_guess(mf)   {mf.e_tot:.10f} hartree, {mf.cycles} cycles")
 
 mf = mol.RKS(xc="b3lyp")
 mf.kernel()

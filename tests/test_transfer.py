@@ -167,7 +167,9 @@ def test_guess_of_a_rotated_molecule_is_the_rotated_guess(transfer: Any, inversi
     assert np.abs(before - after).max() > 1e-2
 
 
-@pytest.mark.parametrize(("transfer", "refine"), [("auto", False), ("fock", False), ("density", False), ("density", "auto")])
+@pytest.mark.parametrize(
+    ("transfer", "refine"), [("auto", False), ("fock", False), ("density", False), ("density", "auto")]
+)
 @pytest.mark.parametrize("name", ["6-31g*", "cartesian", "mixed", "ghost"])
 def test_network_beats_minao_in_other_bases(name: str, transfer: Any, refine: Any) -> None:
     """Energy above the converged one. Bare projected orbitals lack what the larger basis adds."""
