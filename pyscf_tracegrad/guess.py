@@ -190,7 +190,8 @@ def tracegrad_guess(
             raise
         warn_fallback(mol_or_mf, error)
         fallback = mf if mf is not None else (hf.RHF(mol) if mol.spin == 0 else mol.UHF())
-        guess = Guess(fallback.get_init_guess(mol, "minao"), GuessReport("minao", notes=(str(error),)))
+        dm = _minao_or_core(fallback, mol, lambda: fallback.get_init_guess(mol, "minao"))
+        guess = Guess(dm, GuessReport("minao", notes=(str(error),)))
     return (guess.dm, guess.report) if report else guess.dm
 
 
@@ -208,10 +209,19 @@ def serve(
         if options.strict or isinstance(error, BadMolecule):
             raise
         warn_fallback(mf, error)
-        guess = Guess(minao(), GuessReport("minao", notes=(str(error),)))
+        guess = Guess(_minao_or_core(mf, mol, minao), GuessReport("minao", notes=(str(error),)))
     mf.init_guess_report = guess.report
     logger.info(mf, "Initial guess from tracegrad: %s", guess.report)
     return guess.dm
+
+
+def _minao_or_core(mf: Any, mol: gto.Mole, minao: Callable[[], Any]) -> Any:
+    """PySCF's minao density, or that of the core Hamiltonian where PySCF 2.14's minao itself fails (Ce with crenbl)."""
+    try:
+        return minao()
+    except _CANNOT as error:
+        logger.warn(mf, "PySCF's minao guess failed (%s). Using the core Hamiltonian's instead.", error)
+        return mf.get_init_guess(mol, "1e")
 
 
 def warn_fallback(mol_or_mf: Any, error: TracegradError) -> None:

@@ -240,8 +240,20 @@ def test_no_cache_folder_is_needed(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-QUICK = ("H", "He", "Li", "Ne", "Na", "Cr", "Cu", "Kr", "I", "Pt", "Rn")
+QUICK = ("H", "Ce", "He", "Li", "Ne", "Na", "Cr", "Cu", "Kr", "I", "Pt", "Rn")
 SYMBOLS = tuple(gto.elements.ELEMENTS[1:87])
+
+
+# PySCF 2.14's minao raises LinAlgError for these with crenbl; the core Hamiltonian's density starts them.
+NO_MINAO = ("Ce", "Pr", "Nd", "Pm", "Sm", "Eu", "Gd", "Tb", "Dy", "Ho")
+
+
+def minao_raises(mf: Any) -> bool:
+    try:
+        mf.get_init_guess(key="minao")
+    except np.linalg.LinAlgError:
+        return True
+    return False
 
 
 @pytest.mark.parametrize("symbol", [pytest.param(s, marks=[] if s in QUICK else [pytest.mark.slow]) for s in SYMBOLS])
@@ -259,7 +271,9 @@ def test_every_element_has_a_guess(symbol: str) -> None:
     )
     mf = mol.UHF() if mol.spin else mol.RHF()
     assert bool(mol.has_ecp()) == heavy
-    dm, report = tracegrad_guess(mf, refine=3, strict=True, report=True)
-    assert report.route == "reference"
+    minao_fails = minao_raises(mf)
+    dm, report = tracegrad_guess(mf, refine=3, strict=not minao_fails, report=True)
+    assert report.route == ("minao" if minao_fails else "reference")
+    assert minao_fails == (symbol in NO_MINAO)
     total = dm if dm.ndim == 2 else dm[0] + dm[1]
     assert np.trace(total @ mf.get_ovlp()) == pytest.approx(mol.nelectron, abs=1e-7)
