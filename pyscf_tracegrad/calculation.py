@@ -46,7 +46,7 @@ class Calculation:
     """
 
     def __init__(self, mf: Any, mol: gto.Mole) -> None:
-        self.user, self.mol = mf, mol
+        self.mol = mol
         plain = getattr(mf, "_scf", mf)  # below a newton() layer
         self.general = isinstance(plain, ghf.GHF)
         self.plain = plain
@@ -87,14 +87,9 @@ class Calculation:
     @property
     def closed_shell(self) -> bool:
         """Whether both spins have the same density, so that a closed-shell model can answer."""
-        if self.form == "unrestricted" and self.nelec[0] == self.nelec[1]:
-            return not self._breaks_spin_symmetry
-        return self.nelec[0] == self.nelec[1]
-
-    @property
-    def _breaks_spin_symmetry(self) -> bool:
-        """Whether PySCF's own guess would break the spin symmetry of an unrestricted singlet; ours does likewise."""
-        return bool(getattr(self._worker, "init_guess_breaksym", False))
+        # PySCF's own guess breaks the spin symmetry of an unrestricted singlet where this is set; ours does likewise
+        broken = self.form == "unrestricted" and getattr(self._worker, "init_guess_breaksym", False)
+        return self.nelec[0] == self.nelec[1] and not broken
 
     @property
     def fitted(self) -> Any:

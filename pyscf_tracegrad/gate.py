@@ -17,7 +17,7 @@ from pyscf import gto
 from pyscf.scf import hf
 
 from pyscf_tracegrad.density import diagonalise
-from pyscf_tracegrad.reference import Reference, diis_error
+from pyscf_tracegrad.reference import Reference, diis_errors
 
 if TYPE_CHECKING:
     from pyscf_tracegrad.pretrained import Prediction
@@ -97,7 +97,7 @@ def measure(mol: gto.Mole, fock: Array, reference: Reference, nelec: tuple[int, 
     nelec = mol.nelec if nelec is None else nelec
     ovlp = reference.overlap
     minao = np.asarray(reference.pairs[0].dm if reference.pairs else hf.init_guess_by_minao(mol))
-    errors = [diis_error(pair, ovlp) for pair in reference.pairs]
+    errors = diis_errors(reference.pairs, ovlp)
     spins = [(fock, nelec[0], 2.0)] if fock.ndim == 2 else [(fock[0], nelec[0], 1.0), (fock[1], nelec[1], 1.0)]
     dm, gaps = np.zeros_like(ovlp), [np.inf]
     for matrix, occupied, weight in spins:

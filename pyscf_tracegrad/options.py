@@ -37,3 +37,8 @@ class GuessOptions:
         for name, known in (("transfer", get_args(Transfer)), ("start", get_args(Start))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} takes {', '.join(map(repr, known))}, not {getattr(self, name)!r}")
+
+    @property
+    def unrefined(self) -> bool:
+        """Whether the guess is left as it is."""
+        return not self.refine  # False or 0

@@ -21,6 +21,7 @@ The functional is that of the model's labels, whatever functional the user's own
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -45,11 +46,11 @@ class Pair(NamedTuple):
     fock: Array
 
 
-def diis_error(pair: Pair, overlap: Array) -> float:
-    """Norm of FDS - SDF in the orthonormal basis, hartree: distance from self-consistency, orbitals or none."""
+def diis_errors(pairs: Sequence[Pair], overlap: Array) -> list[float]:
+    """Norm of FDS - SDF of each pair in the orthonormal basis, hartree: distance from self-consistency."""
     x = canonical_orthogonalisation(overlap)
-    product = x.T @ pair.fock @ np.asarray(pair.dm) @ overlap @ x
-    return float(np.linalg.norm(product - product.swapaxes(-1, -2)))
+    products = (x.T @ pair.fock @ np.asarray(pair.dm) @ overlap @ x for pair in pairs)
+    return [float(np.linalg.norm(product - product.swapaxes(-1, -2))) for product in products]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from pyscf.scf.diis import CDIIS
 from pyscf_tracegrad.calculation import Calculation, State
 from pyscf_tracegrad.cheapfock import CheapFock
 from pyscf_tracegrad.options import GuessOptions
-from pyscf_tracegrad.reference import Pair, diis_error
+from pyscf_tracegrad.reference import Pair, diis_errors
 
 Array = NDArray[np.float64]
 
@@ -58,7 +58,7 @@ def schedule_for(calculation: Calculation, options: GuessOptions, allow_exact: b
     allow_exact: whether the user's own operator may be applied. The exact build pays where the SCF is to be converged
     tightly; a loose one ends before the cheap operator's floor shows.
     """
-    if options.refine is False or options.refine == 0:
+    if options.unrefined:
         return None
     if options.refine != "auto":
         return Schedule(floor=0.0, limit=int(options.refine), exact=False)
@@ -114,11 +114,11 @@ class _Cycles:
         effective = self.calculation.effective(pair.dm, pair.fock + self.shift)
         return self.diis.update(self.calculation.overlap, np.asarray(total), np.asarray(effective))
 
-    def restart(self, shift: Array) -> Any:
+    def restart(self, shift: Array) -> None:
         """A constant added to the operator; the last pairs start the new DIIS."""
         self.shift = shift
         kept, self.pairs, self.diis = self.pairs[-3:], [], self._new_diis()
-        return self.seed(kept)
+        self.seed(kept)
 
     def build(self, state: State) -> Pair:
         """One cheap Fock build."""
@@ -144,7 +144,8 @@ class _Cycles:
 
 
 def _overshot(pair: Pair, earlier: Sequence[Pair], overlap: Array) -> bool:
-    return diis_error(pair, overlap) > _OVERSHOT * min(diis_error(p, overlap) for p in earlier)
+    error, *before = diis_errors([pair, *earlier], overlap)
+    return error > _OVERSHOT * min(before)
 
 
 def refine(

@@ -82,7 +82,7 @@ def choose_start(calculation: Calculation, options: GuessOptions, model: Pretrai
 
 def _minao(calculation: Calculation, options: GuessOptions) -> Start:
     """Minao's own density if nothing refines it; else the orbitals of its Fock matrix, one cheap build."""
-    if _unrefined(options):
+    if options.unrefined:
         return Start("minao", "", State(None, None, calculation.minao()))
     cheap = calculation.cheap(GRID_LEVEL)
     begin = time.perf_counter()
@@ -133,7 +133,7 @@ def _network(calculation: Calculation, options: GuessOptions, model: PretrainedM
     checkpoint = model.checkpoint
     native = _knows_basis(model, mol)
     same_theory = native and _same_theory(calculation, checkpoint.xc)
-    if not (same_theory or options.start == "network" or options.transfer != "auto" or _unrefined(options)):
+    if not (same_theory or options.start == "network" or options.transfer != "auto" or options.unrefined):
         raise OutsideDomain("for another basis or functional cheap cycles cost less from F_ref than from the network")
     cheap: CheapFock | None = None
     if native:
@@ -173,10 +173,6 @@ def _same_theory(calculation: Calculation, xc: str) -> bool:
     if calculation.xc.replace(" ", "").lower() != xc or calculation.solvated:
         return False
     return np.allclose(hf.get_hcore(calculation.mol), calculation.hcore, rtol=0, atol=1e-10)
-
-
-def _unrefined(options: GuessOptions) -> bool:
-    return options.refine is False or options.refine == 0
 
 
 def _gate(prediction: Prediction) -> tuple[Signals, str]:

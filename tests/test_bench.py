@@ -12,9 +12,10 @@ import pytest
 from training.bench import levels, robustness, walltime
 from training.bench.cases import CASES
 from training.bench.classes import table
-from training.bench.common import Job, Level, Result, append_rows, missing, read_rows, run_scf
+from training.bench.common import Job, Level, Result, missing, read_results, run_scf
 from training.bench.molecules import Molecule, Seen, choose, read_npz
 from training.bench.tables import failures, pairs, wall_ratios
+from training.rows import append_rows
 
 ROW = Result("water", "b3lyp", "minao", 0, 3, 24, 0, 0, route="minao", cycles=10, converged=True, builds=12)
 ROW = replace(ROW, energy=-76.0, guess_seconds=0.1, seconds=2.0)
@@ -102,10 +103,10 @@ def test_a_csv_is_read_as_it_was_written(tmp_path: Path) -> None:
     rows = [ROW, row("tracegrad", reason='a "quoted", reason', refined=True, gradient=1e-5)]
     append_rows(tmp_path / "new" / "rows.csv", rows[:1])
     append_rows(tmp_path / "new" / "rows.csv", rows[1:])
-    found = read_rows(tmp_path / "new" / "rows.csv")
+    found = read_results(tmp_path / "new" / "rows.csv")
     assert found[1] == rows[1]
     assert repr(found) == repr(rows)  # nan is not equal to itself
-    assert read_rows(tmp_path / "missing.csv") == []
+    assert read_results(tmp_path / "missing.csv") == []
 
 
 def test_only_what_is_missing_runs() -> None:

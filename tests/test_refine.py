@@ -16,7 +16,7 @@ from pyscf_tracegrad import OutsideDomain, tracegrad_guess
 from pyscf_tracegrad.calculation import Calculation
 from pyscf_tracegrad.cheapfock import CheapFock
 from pyscf_tracegrad.options import GuessOptions
-from pyscf_tracegrad.reference import Pair, diis_error
+from pyscf_tracegrad.reference import Pair, diis_errors
 from pyscf_tracegrad.refine import schedule_for
 
 AUXBASIS = "def2-universal-jkfit"
@@ -169,7 +169,7 @@ def test_gradient_is_below_the_tolerance(kind: str, conv_tol: float, cation: gto
     if kind.startswith("RO"):
         error = np.linalg.norm(mf.get_grad(*_orbitals(mf, dm)))
     else:
-        error = diis_error(Pair(np.asarray(dm), np.asarray(mf.get_fock(dm=dm))), overlap)
+        (error,) = diis_errors([Pair(np.asarray(dm), np.asarray(mf.get_fock(dm=dm)))], overlap)
     assert error < (1e-4 if schedule.exact else 3e-3)
 
 

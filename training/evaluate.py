@@ -10,12 +10,9 @@ Errors are against the labels; cycles are those of PySCF at its default settings
 from __future__ import annotations
 
 import argparse
-import csv
-import dataclasses
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +24,7 @@ from pyscf_tracegrad.graph import molecule_graph
 from pyscf_tracegrad.pretrained import correction, load_model
 from pyscf_tracegrad.reference import build_reference
 from training.labels import Label, LabelFile
+from training.rows import append_rows, read_rows
 
 Array = NDArray[np.float64]
 
@@ -120,22 +118,6 @@ def _task(task: tuple[str, int, str | None, list[str], bool, int]) -> list[Row]:
     return evaluate_molecule(labels[k], labels.theory.basis, labels.theory.xc, model, routes, scf)
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Rows of an earlier, perhaps interrupted, run."""
-    if not path.exists():
-        return []
-    kinds = {f.name: f.type for f in dataclasses.fields(Row)}
-    rows = []
-    with path.open(newline="") as file:
-        for line in csv.DictReader(file):
-            values: dict[str, Any] = {
-                k: v == "True" if kinds[k] == "bool" else {"str": str, "int": int, "float": float}[str(kinds[k])](v)
-                for k, v in line.items()
-            }
-            rows.append(Row(**values))
-    return rows
-
-
 def summary(rows: list[Row]) -> str:
     """Table of means per route, neutral molecules and ions apart."""
     lines = ["| molecules | route | n | H MAE (uEh) | ov error | cycles | minao | cycles/minao | worst | slower |"]
@@ -175,7 +157,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads per process")
     parser.add_argument("--no-scf", action="store_true", help="errors only")
     a = parser.parse_args()
-    rows = read_rows(a.out) if a.out else []
+    rows = read_rows(a.out, Row)
     done = {r.name for r in rows}
     tasks = []
     for path in a.labels:
@@ -186,18 +168,8 @@ def main() -> None:
         for found in tqdm(pool.map(_task, tasks), total=len(tasks), unit="mol", mininterval=5):
             rows += found
             if a.out:
-                _append(a.out, found)
+                append_rows(a.out, found)
     print(summary(rows))
-
-
-def _append(path: Path, rows: list[Row]) -> None:
-    fresh = not path.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in dataclasses.fields(Row)])
-        if fresh:
-            writer.writeheader()
-        writer.writerows(dataclasses.asdict(r) for r in rows)
 
 
 if __name__ == "__main__":

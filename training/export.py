@@ -12,8 +12,9 @@ from pathlib import Path
 
 from pyscf_tracegrad.checkpoint import Checkpoint, checksum_file, load_checkpoint, save_checkpoint
 from pyscf_tracegrad.pretrained import SHIPPED
-from training.evaluate import read_rows, summary
+from training.evaluate import Row, summary
 from training.loop import MODEL
+from training.rows import read_rows
 
 CARD = """\
 # Model card: {name}
@@ -86,7 +87,7 @@ def main() -> None:
     checkpoint = dataclasses.replace(load_checkpoint(a.run / MODEL), serve_ions=a.serve_ions)
     save_checkpoint(a.out, checkpoint)
     digest = checksum_file(a.out).read_text().split()[0]
-    text = card(checkpoint, a.out.stem, digest, summary([row for path in a.results for row in read_rows(path)]))
+    text = card(checkpoint, a.out.stem, digest, summary([row for path in a.results for row in read_rows(path, Row)]))
     a.out.with_suffix(".md").write_text(text)
     print(f"{a.out}: {a.out.stat().st_size / 1e6:.1f} MB")
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from training.bench.cases import CASES, Case
-from training.bench.common import Result, message, outcome, read_report, read_rows, run_all
+from training.bench.common import Result, message, outcome, read_report, read_results, run_all
 from training.bench.tables import SAME_ENERGY, Pair, markdown, pairs
 
 KEYS = ("minao", "tracegrad")
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--threads", type=int, default=1, help="threads per process")
     a = parser.parse_args()
-    rows = read_rows(a.csv)
+    rows = read_results(a.csv)
     if not a.summary_only:
         done = {(r.level, r.molecule) for r in rows}
         names = [(c.group, c.name) for c in CASES if c.group in a.groups and (c.group, c.name) not in done]

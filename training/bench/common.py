@@ -9,7 +9,6 @@ run, so that no row pays for that.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import math
 import multiprocessing
@@ -26,8 +25,10 @@ from tqdm import tqdm
 
 import pyscf_tracegrad
 from training.bench.molecules import Molecule
+from training.rows import append_rows, read_rows
 
 Task = TypeVar("Task")
+Measured = TypeVar("Measured")
 
 # Keywords of `tracegrad_guess` by start; `minao` is PySCF's own.
 GUESSES: dict[str, dict[str, Any]] = {
@@ -208,30 +209,9 @@ def warm_up(threads: int) -> None:
     run_job(Job(hydrogen, Level("warm-up"), ("tracegrad-refine-off", "minao")))
 
 
-def read_rows(path: Path | None) -> list[Result]:
-    """Rows of an earlier, perhaps interrupted, run."""
-    if path is None or not path.exists():
-        return []
-    kinds: dict[str, Callable[[str], Any]] = {
-        "str": str,
-        "int": int,
-        "float": float,
-        "bool": lambda text: text == "True",
-    }
-    fields = {f.name: kinds[str(f.type)] for f in dataclasses.fields(Result)}
-    with path.open(newline="") as file:
-        return [Result(**{name: fields[name](text) for name, text in line.items()}) for line in csv.DictReader(file)]
-
-
-def append_rows(path: Path, rows: Sequence[Result]) -> None:
-    """Write rows after those of the file, which is made where it is missing."""
-    fresh = not path.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in dataclasses.fields(Result)])
-        if fresh:
-            writer.writeheader()
-        writer.writerows(dataclasses.asdict(r) for r in rows)
+def read_results(path: Path | None) -> list[Result]:
+    """Results of an earlier, perhaps interrupted, run."""
+    return read_rows(path, Result)
 
 
 def missing(jobs: Sequence[Job], rows: Sequence[Result]) -> list[Job]:
@@ -242,10 +222,15 @@ def missing(jobs: Sequence[Job], rows: Sequence[Result]) -> list[Job]:
 
 
 def run_all(
-    function: Callable[[Task], list[Result]], tasks: Sequence[Task], out: Path | None, workers: int, threads: int
-) -> list[Result]:
+    function: Callable[[Task], list[Measured]],
+    tasks: Sequence[Task],
+    out: Path | None,
+    workers: int,
+    threads: int,
+    append: Callable[[Path, Sequence[Measured]], None] = append_rows,
+) -> list[Measured]:
     """Rows of all tasks, run by worker processes, appended to `out` as they come."""
-    rows: list[Result] = []
+    rows: list[Measured] = []
     if not tasks:
         return rows
     context = multiprocessing.get_context("spawn")  # PySCF's and torch's threads do not survive a fork
@@ -255,7 +240,7 @@ def run_all(
             found = future.result()
             rows += found
             if out is not None:
-                append_rows(out, found)
+                append(out, found)
     return rows
 
 
@@ -269,5 +254,5 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def run_jobs(jobs: Sequence[Job], a: argparse.Namespace) -> list[Result]:
     """Old rows of `--out` and those that were missing."""
-    rows = read_rows(a.out)
+    rows = read_results(a.out)
     return rows + run_all(run_job, missing(jobs, rows), a.out, a.workers, a.threads)

@@ -28,9 +28,9 @@ from pyscf_tracegrad.density import diagonalise
 from pyscf_tracegrad.gate import measure_network
 from pyscf_tracegrad.pretrained import PretrainedModel, load_model
 from training.bench import robustness
-from training.bench.common import Level, add_run_options, message
+from training.bench.common import Level, add_run_options, message, run_all
 from training.bench.molecules import Molecule, read_labels, read_npz
-from training.bench.roc import NOISE, ORDINARY, Outcome, Row, plot, read_rows, run_all, summary
+from training.bench.roc import NOISE, ORDINARY, Outcome, Row, plot, read_rows, summary, write_rows
 
 Array = NDArray[np.float64]
 
@@ -288,7 +288,7 @@ def main() -> None:
     if not a.summary_only:
         done = {row.key for row in rows}
         tasks = make_tasks([c for c in select(a) if (c.group, c.molecule.name) not in done])
-        rows += run_all(run_task, tasks, a.out, a.workers, a.threads)
+        rows += run_all(run_task, tasks, a.out, a.workers, a.threads, write_rows)
     print(summary(rows, a.margin))
     if a.plot:
         plot(rows, a.plot)

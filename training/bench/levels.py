@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from training.bench.common import STARTS, Job, Level, Result, add_run_options, read_rows, run_jobs
+from training.bench.common import STARTS, Job, Level, Result, add_run_options, read_results, run_jobs
 from training.bench.molecules import Molecule, Seen, choose, read_labels, read_npz
 from training.bench.tables import (
     energy_cell,
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--starts", nargs="+", default=_STARTS, choices=STARTS)
     add_run_options(parser)
     a = parser.parse_args()
-    print(summary(read_rows(a.out) if a.summary_only else run_jobs(make_jobs(a), a)))
+    print(summary(read_results(a.out) if a.summary_only else run_jobs(make_jobs(a), a)))
 
 
 if __name__ == "__main__":

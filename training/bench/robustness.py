@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 
-from training.bench.common import STARTS, Job, Level, Result, add_run_options, read_rows, run_jobs
+from training.bench.common import STARTS, Job, Level, Result, add_run_options, read_results, run_jobs
 from training.bench.molecules import Molecule, Seen, choose, read_labels, read_npz
 from training.bench.tables import (
     energy_cell,
@@ -108,7 +108,7 @@ def main() -> None:
     add_run_options(parser)
     a = parser.parse_args()
     if a.summary_only:
-        print(summary(read_rows(a.out)))
+        print(summary(read_results(a.out)))
         return
     counts = {"neutral": a.neutral, "ions": a.ions, "radicals": a.radicals}
     trained = read_labels(a.labels, split=None)

@@ -5,24 +5,20 @@ from __future__ import annotations
 import csv
 import importlib
 import math
-import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
-from tqdm import tqdm
 
 from pyscf_tracegrad.gate import Gate, Signals
-from training.bench.common import warm_up
 from training.bench.tables import SAME_ENERGY, markdown, mean_cell
+from training.rows import append_lines
 
 Array = NDArray[np.float64]
-Task = TypeVar("Task")
 Rule = Callable[["Row"], bool]
 
 ORDINARY = ("validation", "structures")
@@ -78,24 +74,19 @@ class Row:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Append rows to a CSV, which is made where it is missing."""
-    fresh = not path.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", newline="") as file:
-        names = [_PREFIX + name for name in Signals.__dataclass_fields__]
-        outcomes = [f"{s}_{name}" for s in _STARTS for name in Outcome.__dataclass_fields__]
-        columns = ["group", "name", "n_atoms", "charge", *names, *outcomes, "error"]
-        if not fresh and path.read_text().splitlines()[0] != ",".join(columns):
-            raise ValueError(f"{path} has the signals of another version of the gate")
-        writer = csv.DictWriter(file, columns)
-        if fresh:
-            writer.writeheader()
-        for row in rows:
-            flat: dict[str, Any] = {name: getattr(row, name) for name in ("group", "name", "n_atoms", "charge")}
-            flat |= {_PREFIX + name: value for name, value in row.signals.items()}
-            for start in _STARTS:
-                flat |= {f"{start}_{name}": value for name, value in vars(getattr(row, start)).items()}
-            writer.writerow(flat | {"error": row.error})
+    """Append rows to a CSV, which is made where it is missing. Raises ValueError where that has other signals."""
+    lines = [_flat(row) for row in rows]
+    if path.exists() and lines and path.read_text().splitlines()[0] != ",".join(lines[0]):
+        raise ValueError(f"{path} has the signals of another version of the gate")
+    append_lines(path, lines)
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    flat: dict[str, Any] = {name: getattr(row, name) for name in ("group", "name", "n_atoms", "charge")}
+    flat |= {_PREFIX + name: row.signals.get(name, "") for name in Signals.__dataclass_fields__}
+    for start in _STARTS:
+        flat |= {f"{start}_{name}": value for name, value in vars(getattr(row, start)).items()}
+    return flat | {"error": row.error}
 
 
 def read_rows(path: Path | None) -> list[Row]:
@@ -112,22 +103,6 @@ def _parse(line: dict[str, str]) -> Row:
     signals = {k.removeprefix(_PREFIX): float(v) for k, v in line.items() if k.startswith(_PREFIX) and v}
     names, sizes = (line["group"], line["name"]), (int(line["n_atoms"]), int(line["charge"]))
     return Row(*names, *sizes, signals, network, reference, minao, line["error"])
-
-
-def run_all(
-    function: Callable[[Task], list[Row]], tasks: Sequence[Task], out: Path | None, workers: int, threads: int
-) -> list[Row]:
-    """Rows of all tasks, run by worker processes, appended to `out` as they come."""
-    rows: list[Row] = []
-    context = multiprocessing.get_context("spawn")  # PySCF's and torch's threads do not survive a fork
-    with ProcessPoolExecutor(workers, context, initializer=warm_up, initargs=(threads,)) as pool:
-        futures = [pool.submit(function, task) for task in tasks]
-        for future in tqdm(as_completed(futures), total=len(futures), unit="mol", mininterval=5):
-            found = future.result()
-            rows += found
-            if out is not None:
-                write_rows(out, found)
-    return rows
 
 
 def score(name: str, value: float) -> float:

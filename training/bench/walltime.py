@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from training.bench.common import STARTS, Job, Level, Result, add_run_options, read_rows, run_jobs
+from training.bench.common import STARTS, Job, Level, Result, add_run_options, read_results, run_jobs
 from training.bench.molecules import Molecule, choose, read_npz
 from training.bench.tables import Pair, failure_list, markdown, mean_cell, pairs, wall_ratios, worst_cell
 
@@ -84,7 +84,7 @@ def main() -> None:
     add_run_options(parser)
     a = parser.parse_args()
     if a.summary_only:
-        print(summary(read_rows(a.out)))
+        print(summary(read_results(a.out)))
         return
     levels = [Level(f"{a.xc}/{a.basis} {regime}", a.xc, a.basis, regime) for regime in a.regimes]
     molecules = select(read_npz(a.data), a.min_atoms, a.max_atoms, a.count, a.seed)

@@ -1,0 +1,40 @@
+"""Measured rows, one frozen dataclass each, in a CSV that an interrupted run continues."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_KINDS: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": float, "bool": lambda text: text == "True"}
+
+
+def read_rows(path: Path | None, kind: type[T]) -> list[T]:
+    """Rows of an earlier, perhaps interrupted, run; none where there is no file. kind: dataclass of plain fields."""
+    if path is None or not path.exists():
+        return []
+    parse = {f.name: _KINDS[str(f.type)] for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    with path.open(newline="") as file:
+        return [kind(**{name: parse[name](text) for name, text in line.items()}) for line in csv.DictReader(file)]
+
+
+def append_rows(path: Path, rows: Sequence[Any]) -> None:
+    """Write rows, dataclasses of plain fields, after those of the file, which is made where it is missing."""
+    append_lines(path, [dataclasses.asdict(row) for row in rows])
+
+
+def append_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    """Write lines of the same columns after those of the file, which is made where it is missing."""
+    if not lines:
+        return
+    fresh = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        if fresh:
+            writer.writeheader()
+        writer.writerows(lines)
