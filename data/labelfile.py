@@ -61,9 +61,9 @@ class _Growing:
             chunk = (_CHUNK // 8, 3) if width else (_CHUNK,)
             file.create_dataset(name, (0, *width), kind, chunks=chunk, maxshape=(None, *width), compression="gzip")
         for name, kind in _PER_MOLECULE.items():
-            file.create_dataset(name, (0,), kind, chunks=(4096,), maxshape=(None,))
+            file.create_dataset(name, (0,), kind, chunks=(512,), maxshape=(None,))
         for name in ("atom_offsets", "fock_offsets"):
-            file.create_dataset(name, (1,), np.int64, chunks=(4096,), maxshape=(None,))
+            file.create_dataset(name, (1,), np.int64, chunks=(512,), maxshape=(None,))
 
     def add(self, row: LabelRow, split: str) -> None:
         self._rows.append((row, split))

@@ -1,0 +1,62 @@
+"""Is the level of theory of a set possible for its molecules? Asked before any work starts."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+from pyscf import dft, gto
+from pyscf.data import elements
+
+from data.errors import SetFileError
+from data.settings import TheoryLevel
+from data.structure import Seed
+
+
+def elements_of(seed: Seed) -> set[str]:
+    """Symbols of the elements of a molecule, hydrogens that a SMILES implies included."""
+    if seed.structure is not None:
+        return {elements.ELEMENTS[int(z)] for z in seed.structure.atomic_numbers}
+    from rdkit import Chem
+
+    molecule = Chem.AddHs(Chem.MolFromSmiles(seed.smiles))
+    return {atom.GetSymbol() for atom in molecule.GetAtoms()}
+
+
+def check_theory(theory: TheoryLevel, seeds: Sequence[Seed]) -> None:
+    """Raises SetFileError for a functional or basis that PySCF does not know, and for elements it does not cover.
+
+    A basis that goes with an effective core potential is refused: label files of version 1 have no place for it.
+    """
+    if theory.xc.lower() != "hf":
+        try:
+            dft.libxc.parse_xc(theory.xc)
+            dft.numint.NumInt()._xc_type(theory.xc)
+        except (KeyError, ValueError) as error:
+            raise SetFileError(f"theory.xc {theory.xc!r} is not a functional that PySCF knows ({error})") from None
+    for symbol in sorted(set().union(*map(elements_of, seeds))):
+        if not _has_functions(theory.basis, symbol):
+            raise SetFileError(
+                f"theory.basis {theory.basis!r} has no functions for {symbol}, or is not a basis that PySCF knows"
+            )
+        if _needs_ecp(theory.basis, symbol):
+            raise SetFileError(
+                f"theory.basis {theory.basis!r} goes with an effective core potential for {symbol}; label files hold "
+                "all-electron labels only. Leave such molecules out, or choose an all-electron basis"
+            )
+
+
+def _has_functions(basis: str, symbol: str) -> bool:
+    try:
+        with warnings.catch_warnings():  # PySCF recommends a package where it does not find a basis
+            warnings.simplefilter("ignore")
+            return bool(gto.basis.load(basis, symbol))
+    except (KeyError, RuntimeError, OSError, ValueError):
+        return False
+
+
+def _needs_ecp(basis: str, symbol: str) -> bool:
+    try:
+        return bool(gto.basis.load_ecp(basis, symbol))
+    except (KeyError, RuntimeError, OSError, ValueError):
+        return False

@@ -1,0 +1,122 @@
+"""Workers: Dask's own local cluster, or a scheduler that is running already.
+
+A local worker is a process with its own memory limit: Dask's nanny ends it at 95 % and starts another. Dask's spilling
+and pausing are off, because the memory is PySCF's and would not come back by either.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from data.errors import JournalError, SetFileError
+
+OVERHEAD = 1000  # MB; Python, PySCF, RDKit and xTB loaded take 300 to 500, the rest is slack
+_CONNECT_SECONDS = 30
+_START_SECONDS = 300
+_TEND_SECONDS = 3
+
+
+def memory_limit(label_memory: int) -> int:
+    """MB at which a local worker is ended: what a label may use and what the programs themselves take."""
+    return label_memory + OVERHEAD
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Dask's own log of lost workers and schedulers, tracebacks each, is left out: what went wrong is told once."""
+    logger = logging.getLogger("distributed")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+class Workers:
+    """Where tasks go.
+
+    client: `distributed.Client`. cluster: the local cluster of `wanted` workers, None where a scheduler was given.
+    """
+
+    def __init__(self, client: Any, cluster: Any = None, wanted: int = 0) -> None:
+        self.client, self._cluster, self._wanted = client, cluster, wanted
+        self._seen, self._tended = time.monotonic(), -math.inf
+        self._suspects: set[Any] = set()
+        self.tend()
+
+    def count(self) -> int:
+        """Number of workers now."""
+        return len(self.client.scheduler_info(n_workers=-1)["workers"])
+
+    def tend(self) -> None:
+        """Replace local workers that were lost for good; to be called often, it looks every few seconds.
+
+        Dask's nanny starts a worker anew that dies, but not one that dies while it starts. Raises JournalError where no
+        local worker comes to life.
+        """
+        now = time.monotonic()
+        if self._cluster is None or now - self._tended < _TEND_SECONDS:
+            return
+        self._tended = now
+        dead = {name for name, nanny in list(self._cluster.workers.items()) if not nanny.is_alive()}
+        for name in dead & self._suspects:  # twice in a row: it is not being started either
+            self._cluster.worker_spec.pop(name, None)
+        self._suspects = dead
+        self._cluster.scale(self._wanted)
+        if self.count():
+            self._seen = now
+        elif now - self._seen > _START_SECONDS:
+            raise JournalError(
+                f"no worker has started for {_START_SECONDS} s; is there memory for {self._wanted} of them (--workers)?"
+            )
+
+
+@contextmanager
+def connect(scheduler: str | None, workers: int, threads: int, label_memory: int) -> Iterator[Workers]:
+    """Workers of the scheduler at an address, or of a local cluster of processes that ends with this context.
+
+    threads: per worker of the local cluster. label_memory: MB. Raises SetFileError where no scheduler answers.
+    """
+    import dask
+    from distributed import Client, LocalCluster
+
+    count = str(threads)
+    settings = {
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.pause": False,
+        "distributed.worker.memory.terminate": 0.95,
+        "distributed.nanny.pre-spawn-environ": {
+            "OMP_NUM_THREADS": count,
+            "OPENBLAS_NUM_THREADS": count,
+            "MKL_NUM_THREADS": count,
+            "MALLOC_TRIM_THRESHOLD_": "65536",
+        },
+    }
+    with dask.config.set(settings), _quiet():
+        if scheduler is not None:
+            try:
+                client = Client(scheduler, timeout=_CONNECT_SECONDS)
+            except (OSError, TimeoutError, ValueError) as error:
+                raise SetFileError(f"no Dask scheduler answers at {scheduler!r} ({error})") from None
+            with client:
+                yield Workers(client)
+            return
+        with (
+            LocalCluster(
+                n_workers=0,  # a worker that dies while the cluster starts would end it; `Workers` starts them
+                threads_per_worker=1,  # one molecule at a time; threads are PySCF's
+                processes=True,
+                memory_limit=f"{memory_limit(label_memory)}MB",
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            yield Workers(client, cluster, workers)

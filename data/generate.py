@@ -1,0 +1,157 @@
+"""Labels of a set: `python -m data.generate SET.toml -o LABELS.h5`.
+
+Results are kept in LABELS.journal as they come. Stop it at any time, or lose it to anything, and run the same command
+again: it goes on. The label file is written at the end, or from what there is by `--export`; failures and their reasons
+are printed and stand in LABELS.failed.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from data.checks import check_theory
+from data.cluster import connect, memory_limit
+from data.errors import JournalError, SetFileError
+from data.journal import Failure, Journal
+from data.labelfile import Attributes, write_labels
+from data.run import Run
+from data.settings import SetFile, Source, read_set
+from data.sources import read_sources
+from data.splits import assign
+from data.structure import LabelRow, Seed
+
+INTERRUPTED = 130  # exit status, as of a program that SIGINT ends
+
+
+def recipe_text(source: Source, seed: Seed) -> str:
+    """What decides which structures are made of a molecule; the file that it comes from does not."""
+    made = {k: v for k, v in asdict(source).items() if k in ("seed", "relax", "frames", "temperature", "interval")}
+    made |= {"ions": source.ions, "sites": source.sites, "neutral": source.neutral, "smiles": seed.smiles}
+    if seed.structure is not None:
+        s = seed.structure
+        made["geometry"] = hashlib.sha256(s.atomic_numbers.tobytes() + s.positions.round(6).tobytes()).hexdigest()
+        made["charge"] = s.charge
+    return repr(sorted(made.items()))
+
+
+def theory_text(set_file: SetFile) -> str:
+    """What all labels of a file share."""
+    t = set_file.theory
+    return f"{t.xc}/{t.basis}, grid level {t.grid_level}, orbital gradient below {set_file.labels.gradient:g}"
+
+
+def attributes(set_file: SetFile) -> Attributes:
+    """Attributes of the label file of a set."""
+    theory, labels = set_file.theory, set_file.labels
+    kinds = ", ".join(dict.fromkeys(source.kind for source in set_file.source))
+    return Attributes(
+        xc=theory.xc,
+        basis=theory.basis,
+        grid_level=theory.grid_level,
+        conv=f"orbital gradient norm < {labels.gradient:g}",
+        source=f"set {set_file.name!r} ({kinds})",
+        recipe="exact" if labels.exact else "deferred correction",
+    )
+
+
+def export(set_file: SetFile, recipes: Sequence[tuple[Source, Seed]], journal: Journal, out: Path) -> int:
+    """Write the label file from the journal, in the order of the set; returns the number of labels.
+
+    Splits are decided over all structures that were made, labelled or not, so that they do not move as the run goes on.
+    """
+    structures = [s for _, seed in recipes for s in journal.structures(seed.name)]
+    splits = assign(set_file.split, structures)
+
+    def rows() -> Iterator[tuple[LabelRow, str]]:
+        for structure, split in zip(structures, splits, strict=True):
+            row = journal.label(structure.name)
+            if row is not None:
+                yield row, split
+
+    return write_labels(out, attributes(set_file), rows())
+
+
+def write_failures(path: Path, failures: Sequence[Failure]) -> None:
+    """Failures with their reasons as CSV; no file where there are none."""
+    path.unlink(missing_ok=True)
+    if not failures:
+        return
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("kind", "name", "reason"))
+        writer.writerows((f.kind, f.name, f.reason) for f in failures)
+
+
+def generate(set_file: SetFile, out: Path, a: argparse.Namespace) -> None:
+    """Read the molecules, do what is left of the run, write the label file."""
+    recipes = read_sources(set_file)
+    check_theory(set_file.theory, [seed for _, seed in recipes])
+    with Journal(out.with_suffix(".journal"), theory_text(set_file)) as journal:
+        journal.add_seeds([(seed.name, recipe_text(source, seed)) for source, seed in recipes])
+        if a.retry_failed:
+            journal.retry_failed()
+        if not a.export:
+            with connect(a.scheduler, a.workers, a.threads, set_file.labels.memory) as workers:
+                by_name = {seed.name: (source, seed) for source, seed in recipes}
+                Run(journal, workers, by_name, set_file.theory, set_file.labels).work()
+        n = export(set_file, recipes, journal, out)
+        failures = journal.failures()
+    failed = out.with_suffix(".failed.csv")
+    write_failures(failed, failures)
+    print(f"{out}: {n} labels; {len(failures)} failed{f', see {failed}' if failures else ''}")
+    for failure in failures[:10]:
+        print(f"  {failure.name}: {failure.reason}")
+
+
+def options() -> argparse.ArgumentParser:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m data.generate", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("set", type=Path, help="set file (TOML)")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="label file (HDF5)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes of the local cluster")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each; pays for large molecules only")
+    parser.add_argument("--scheduler", help="address of a running Dask scheduler, instead of a local cluster")
+    parser.add_argument("--exact", action="store_true", help="label by plain runs instead of the fast recipe")
+    parser.add_argument("--retry-failed", action="store_true", help="try again what failed before")
+    parser.add_argument("--export", action="store_true", help="only write the label file from what there is")
+    return parser
+
+
+def _stop(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Run the command; exit status 0, 1 for an error, 130 for an interruption."""
+    import dataclasses
+
+    a = options().parse_args()
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        set_file = read_set(a.set)
+        if a.exact:
+            set_file = dataclasses.replace(set_file, labels=dataclasses.replace(set_file.labels, exact=True))
+        limit = memory_limit(set_file.labels.memory)
+        if a.scheduler is None and not a.export:
+            print(f"{a.workers} workers of {a.threads} threads and at most {limit} MB each", file=sys.stderr)
+        generate(set_file, a.out, a)
+    except (SetFileError, JournalError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; results so far are kept, run the same command to go on", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

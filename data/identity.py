@@ -1,0 +1,124 @@
+"""Which molecule a structure is: its bonds by distance, and a key that tells leaks between splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf.data import elements, nist, radii
+
+from data.structure import Structure
+
+Bonds = NDArray[np.bool_]
+
+BONDED = 1.3  # times the sum of covalent radii: F2 has 1.24
+_BONDED_HEAVY = 1.2  # where neither is of the first two rows: Br...I in CHBrI has 1.24
+_VALENCES = {1: 1, 5: 4, 6: 4, 7: 4, 8: 3, 9: 1}  # largest numbers of neighbours; other elements have no bound
+_BOND_ORDER_STEPS = 20000  # of RDKit's search, which is exponential in conjugated rings; below 1 s
+_CONNECTIVITY = "/SNon"  # InChI option: no stereo layers
+
+
+def stretch(structure: Structure) -> NDArray[np.float64]:
+    """Distances over the sum of covalent radii (n_atoms, n_atoms), about 1 where there is a bond; infinite on the
+    diagonal. Radii of Cordero et al. 2008, `pyscf.data.radii.COVALENT`.
+    """
+    size = radii.COVALENT[structure.atomic_numbers]
+    ratio = np.linalg.norm(structure.positions[:, None] - structure.positions, axis=-1) / (size[:, None] + size)
+    np.fill_diagonal(ratio, np.inf)
+    return np.asarray(ratio)
+
+
+def bonds(structure: Structure) -> Bonds:
+    """Which pairs (n_atoms, n_atoms) are bonded, by distance: the relatively shortest first, while both atoms have
+    valences left, so that the bridgeheads of small rings and a hydrogen between two atoms are told right.
+    """
+    ratio = stretch(structure)
+    free = [_VALENCES.get(int(z), structure.n_atoms) for z in structure.atomic_numbers]
+    bonded = np.zeros(ratio.shape, dtype=bool)
+    heavy = structure.atomic_numbers > 10
+    pairs = np.argwhere(np.triu(ratio < np.where(heavy[:, None] & heavy, _BONDED_HEAVY, BONDED)))
+    for i, j in pairs[np.argsort(ratio[tuple(pairs.T)], kind="stable")].tolist():
+        if free[i] and free[j]:
+            bonded[i, j] = bonded[j, i] = True
+            free[i] -= 1
+            free[j] -= 1
+    return bonded
+
+
+def inchi(structure: Structure) -> str:
+    """Key of the molecule: its standard InChI without stereo layers, or `graph_key` where there is none.
+
+    Taken from the SMILES where the structure has one of its own formula, without charged atoms, else from the geometry
+    (Lewis structure by RDKit's `DetermineBondOrders`). The same for every frame, and for enantiomers, diastereomers and
+    conformers; for tautomers where InChI has it so.
+    """
+    from rdkit import Chem, rdBase
+
+    with rdBase.BlockLogs():
+        for molecule in (_from_smiles, _from_geometry):
+            mol = molecule(structure)
+            key = Chem.MolToInchi(mol, options=_CONNECTIVITY) if mol is not None else ""
+            if key:
+                return str(key)
+    return graph_key(structure)
+
+
+def graph_key(structure: Structure) -> str:
+    """`formula/charge/hash` of the bonds by distance, without bond orders: Weisfeiler and Lehman's colours, as many
+    rounds as atoms. Independent of the order of the atoms; the same for every frame. Needs nothing but distances.
+    """
+    bonded = bonds(structure)
+    colours = [elements.ELEMENTS[z] for z in structure.atomic_numbers]
+    for _ in range(structure.n_atoms):
+        around = ["".join(sorted(colours[j] for j in np.flatnonzero(row))) for row in bonded]
+        colours = [_digest(f"{own}({others})") for own, others in zip(colours, around, strict=True)]
+    return f"{formula(structure)}/{structure.charge:+d}/{_digest(''.join(sorted(colours)))}"
+
+
+def formula(structure: Structure) -> str:
+    """Sum formula, elements in alphabetical order."""
+    counts = Counter(elements.ELEMENTS[z] for z in structure.atomic_numbers)
+    return "".join(f"{symbol}{counts[symbol]}" for symbol in sorted(counts))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _from_smiles(structure: Structure) -> object:
+    from rdkit import Chem
+
+    if not structure.smiles:
+        return None
+    mol = Chem.MolFromSmiles(structure.smiles)
+    if mol is None or structure.charge or any(atom.GetFormalCharge() for atom in mol.GetAtoms()):
+        return None  # where charges belong is ambiguous, so that SMILES and geometry may not agree
+    numbers = sorted(atom.GetAtomicNum() for atom in Chem.AddHs(mol).GetAtoms())
+    return mol if numbers == sorted(structure.atomic_numbers) else None
+
+
+def _from_geometry(structure: Structure) -> object:
+    """With RDKit's bond orders for our bonds, or None where no Lewis structure fits them."""
+    from rdkit import Chem
+    from rdkit.Chem import rdDetermineBonds
+
+    mol = Chem.RWMol()
+    for z in structure.atomic_numbers:
+        atom = Chem.Atom(int(z))
+        atom.SetNoImplicit(True)
+        mol.AddAtom(atom)
+    for i, j in np.argwhere(np.triu(bonds(structure))).tolist():
+        mol.AddBond(i, j, Chem.BondType.SINGLE)
+    conformer = Chem.Conformer(structure.n_atoms)
+    conformer.SetPositions(structure.positions * nist.BOHR)
+    mol.AddConformer(conformer)
+    try:
+        rdDetermineBonds.DetermineBondOrders(
+            mol, charge=structure.charge, embedChiral=False, maxIterations=_BOND_ORDER_STEPS
+        )
+        Chem.SanitizeMol(mol)
+    except (ValueError, RuntimeError):
+        return None
+    return mol
