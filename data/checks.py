@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
+import numpy as np
 from pyscf import dft, gto
 from pyscf.data import elements
 
@@ -29,11 +30,14 @@ def check_theory(theory: TheoryLevel, seeds: Sequence[Seed]) -> None:
     A basis that goes with an effective core potential is refused: label files of version 1 have no place for it.
     """
     if theory.xc.lower() != "hf":
-        try:
-            dft.libxc.parse_xc(theory.xc)
-            dft.numint.NumInt()._xc_type(theory.xc)
-        except (KeyError, ValueError) as error:
-            raise SetFileError(f"theory.xc {theory.xc!r} is not a functional that PySCF knows ({error})") from None
+        helium = gto.M(atom="He", basis="sto-3g", verbose=0)
+        try:  # one build tells more than the name: a Laplacian, or a dispersion correction that is not installed
+            dft.RKS(helium, xc=theory.xc).energy_tot(np.array([[2.0]]))
+        except (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            text = " ".join(str(error).split())
+            raise SetFileError(
+                f"theory.xc {theory.xc!r} is not a functional that PySCF can use here ({text})"
+            ) from None
     for symbol in sorted(set().union(*map(elements_of, seeds))):
         if not _has_functions(theory.basis, symbol):
             raise SetFileError(

@@ -28,14 +28,16 @@ def memory_limit(label_memory: int) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Dask's own log of lost workers and schedulers, tracebacks each, is left out: what went wrong is told once."""
-    logger = logging.getLogger("distributed")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """Without Dask's own log of lost workers and schedulers, a traceback for each: what went wrong is told once."""
+    names = ["distributed", *(name for name in logging.root.manager.loggerDict if name.startswith("distributed."))]
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 class Workers:

@@ -29,6 +29,7 @@ from data.sources import read_sources
 from data.splits import assign
 from data.structure import LabelRow, Seed
 
+_EMPTY_FILE = 200_000  # bytes
 INTERRUPTED = 130  # exit status, as of a program that SIGINT ends
 
 
@@ -77,7 +78,8 @@ def export(set_file: SetFile, recipes: Sequence[tuple[Source, Seed]], journal: J
             if row is not None:
                 yield row, split
 
-    return write_labels(out, attributes(set_file), rows())
+    # both are deflated alike; the rest is what an empty file takes
+    return write_labels(out, attributes(set_file), rows(), room=journal.size() + _EMPTY_FILE)
 
 
 def write_failures(path: Path, failures: Sequence[Failure]) -> None:

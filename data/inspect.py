@@ -1,6 +1,6 @@
 """What is in label files, and whether it can be trusted: a summary, checks, and a picture.
 
-    python -m data.inspect LABELS.h5... [-o FOLDER] [--gradient 2e-6] [--no-inchi]
+    python -m data.inspect LABELS.h5... [-o FOLDER] [--gradient 1e-6] [--no-inchi]
 
 Prints Markdown; with -o, also writes `summary.md` and `summary.png`. The exit status is 1 if a check finds something.
 Several files are taken as one set. Fock matrices are streamed. A set whose frames are split at random fails the checks

@@ -198,6 +198,11 @@ class Journal:
         with self._errors(), self._transaction():
             self._db.execute(query, (failure.reason, failure.name))
 
+    def size(self) -> int:
+        """Bytes of all labels and geometries, compressed as they are kept."""
+        query = "SELECT COALESCE(SUM(LENGTH(label) + LENGTH(geometry)), 0) FROM structure WHERE label IS NOT NULL"
+        return int(self._rows(query)[0][0])
+
     def failures(self) -> list[Failure]:
         """All failures with their reasons."""
         query = "SELECT ?, name, reason FROM {} WHERE status = 'failed' ORDER BY rowid"

@@ -75,9 +75,9 @@ def label(structure: Structure, theory: TheoryLevel, settings: LabelSettings) ->
 def converge(structure: Structure, theory: TheoryLevel, settings: LabelSettings) -> Converged:
     """What `label` stores, in double precision and with the number of Fock builds. Raises as `label` does."""
     deadline = Deadline(structure.name, settings.minutes)
-    check_theory(theory, ())
     mol = molecule(structure, theory.basis, settings.memory)
     try:
+        check_theory(theory, ())
         exact = Exact(mol, theory, deadline, reserve=0.0 if settings.exact else _fitting_memory(mol))
         return _converge(exact, structure.name, settings)
     except MemoryError:

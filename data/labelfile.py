@@ -98,15 +98,28 @@ class _Growing:
         dataset[n:] = values
 
 
-def write_labels(path: Path, attributes: Attributes, rows: Iterable[tuple[LabelRow, str]]) -> int:
+def _check_room(path: Path, room: int) -> None:
+    """Ask for disk space and give it back. Raises OSError where there is none."""
+    with path.open("wb") as file:
+        if room and hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(file.fileno(), 0, room)
+            except OSError as error:
+                raise OSError(error.errno, f"no room for the {room / 1e6:.0f} MB of a label file", str(path)) from None
+
+
+def write_labels(path: Path, attributes: Attributes, rows: Iterable[tuple[LabelRow, str]], room: int = 0) -> int:
     """Write a label file of (row, split) pairs; returns how many. Rows are streamed, never all in memory.
 
-    Raises OSError where the disk is full or not writable; an older file at `path` is then untouched.
+    room: bytes that the file will need at most, so that a full disk is found before it is written: HDF5 may crash the
+    process where a write fails. Raises OSError where the disk is full or not writable; an older file at `path` is then
+    untouched. One process may write to a path at a time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f".{path.name}.part")
     n = 0
     try:
+        _check_room(partial, room)
         with h5py.File(partial, "w") as file:
             file.attrs.update({"format": FORMAT, "version": VERSION, "units": "bohr, hartree"})
             file.attrs.update({"ao_order": "pyscf spherical", "pyscf_version": pyscf.__version__})

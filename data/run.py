@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections import deque
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,8 +90,8 @@ class Run:
         """Do all that is left. Raises JournalError when results cannot be kept or the scheduler is gone."""
         try:
             self._work()
-        except (OSError, TimeoutError) as error:  # Dask's CommClosedError among them
-            raise JournalError(f"{_GONE} ({reason_of(error)})") from None
+        except (OSError, TimeoutError, CancelledError) as error:  # Dask's own errors of a lost scheduler among them
+            raise JournalError(f"{_GONE} ({type(error).__name__})") from None
 
     def _work(self) -> None:
         counts = self._journal.counts()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -19,9 +21,11 @@ from pyscf import lib
 from data.journal import Journal
 from data.run import structures_of
 from data.settings import Source
+from data.structure import LabelRow
 from training.labels import LabelFile
 
 ROOT = Path(__file__).parents[1]
+THEORY = "hf/sto-3g, grid level 3, orbital gradient below 1e-06"
 
 
 def generate(folder: Path, *more: str, wait: bool = True, name: str = "set") -> subprocess.Popen[str]:
@@ -54,24 +58,20 @@ def check_waters(folder: Path, n: int) -> None:
 
 
 def test_a_set_with_failures(tmp_path: Path) -> None:
-    write_waters(tmp_path, 3, more='[split]\nkind = "random"\nval = 0.34')
+    write_waters(tmp_path, 3, more='[split]\nkind = "random"\nval = 0.34\n')
     with (tmp_path / "set.toml").open("a") as file:
-        file.write('[[source]]\nkind = "xyz"\nfiles = ["odd.xyz"]\n')
-    # two fluorine anions at 3 angstrom: closed shells, converged; and a molecule that falls apart when relaxed
-    (tmp_path / "odd.xyz").write_text("2\ncharge=-2\nF 0 0 0\nF 0 0 3.0\n")
-    with (tmp_path / "set.toml").open("a") as file:
-        file.write('[[source]]\nkind = "smiles"\nfiles = ["cage.smi"]\n')
-    (tmp_path / "cage.smi").write_text("C1(C2)(C3)C23C1 impossible\n")
+        # nothing in neon takes a proton
+        file.write('[[source]]\nkind = "xyz"\nfiles = ["neon.xyz"]\nions = "protonate"\nneutral = false\n')
+    (tmp_path / "neon.xyz").write_text("1\n\nNe 0 0 0\n")
     process = generate(tmp_path, "--workers", "1")
     assert process.returncode == 0, process.errors  # type: ignore[attr-defined]
     labels = LabelFile(tmp_path / "set.h5")
-    assert sorted(labels.splits) == ["train", "train", "train", "val"] or len(labels) in (4, 5)
-    failed = tmp_path / "set.failed.csv"
-    if len(labels) == 4:
-        with failed.open() as file:
-            (row,) = csv.DictReader(file)
-        assert row["name"].startswith("impossible")
-        assert row["reason"]
+    assert sorted(labels.splits) == ["train", "train", "val"]
+    with (tmp_path / "set.failed.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["kind"], row["name"]) == ("seed", "neon")
+    assert row["reason"]
+    assert row["reason"] in process.output  # type: ignore[attr-defined]
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -113,33 +113,122 @@ def test_workers_are_killed_at_random_until_the_set_is_complete(tmp_path: Path) 
     check_waters(tmp_path, 40)
 
 
-@pytest.fixture
-def killed(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
-    """A run that was killed after some labels, with those labels."""
-    write_waters(tmp_path, 30)
-    process = generate(tmp_path, "--workers", "2", wait=False)
-    database = tmp_path / "set.journal"
+def wait_for_labels(folder: Path) -> None:
+    """Until a run has entered some labels into its journal."""
+    database = folder / "set.journal"
     end = time.monotonic() + 60
     while time.monotonic() < end and not (database.exists() and database.stat().st_size > 60_000):
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    theory = "hf/sto-3g, grid level 3, orbital gradient below 2e-06"
-    with Journal(database, theory) as journal:
+
+
+def journal_rows(folder: Path) -> dict[str, LabelRow]:
+    """Labels in the journal of a set of water molecules that no run has open."""
+    with Journal(folder / "set.journal", THEORY) as journal:
         names = [s.name for k in range(30) for s in journal.structures(f"waters_{k + 1}")]
         rows = {name: journal.label(name) for name in names}
-    return tmp_path, {name: row for name, row in rows.items() if row is not None}
+    return {name: row for name, row in rows.items() if row is not None}
 
 
-def test_a_killed_run_goes_on_with_what_it_had(killed: tuple[Path, dict[str, Any]]) -> None:
-    folder, before = killed
+def test_a_killed_run_goes_on_with_what_it_had(tmp_path: Path) -> None:
+    write_waters(tmp_path, 30)
+    run = generate(tmp_path, "--workers", "2", wait=False)
+    wait_for_labels(tmp_path)
+    run.kill()
+    run.communicate()
+    before = journal_rows(tmp_path)
     assert 0 < len(before) < 30
-    process = generate(folder, "--workers", "2")
+    process = generate(tmp_path, "--workers", "2")
     assert process.returncode == 0, process.errors  # type: ignore[attr-defined]
-    check_waters(folder, 30)
-    labels = LabelFile(folder / "set.h5")
+    check_waters(tmp_path, 30)
+    labels = LabelFile(tmp_path / "set.h5")
     for name, row in before.items():
         np.testing.assert_array_equal(labels[labels.names.index(name)].fock, row.fock)  # not made twice
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    write_waters(tmp_path, 30)
+    command = (
+        f"ulimit -f 60; exec {sys.executable} -m data.generate {tmp_path}/set.toml -o {tmp_path}/set.h5 --workers 1"
+    )
+    full = subprocess.run(["/bin/bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert full.returncode == 1
+    last = full.stderr.strip().splitlines()[-1]
+    assert re.search(r"error: .*could not be written.*those before are safe\. Make room and run the same command", last)
+    kept = journal_rows(tmp_path)
+    assert 0 < len(kept) < 30
+    process = generate(tmp_path, "--workers", "1")
+    assert process.returncode == 0, process.errors  # type: ignore[attr-defined]
+    check_waters(tmp_path, 30)
+
+
+def test_a_disk_that_is_full_at_the_end_keeps_the_old_label_file(tmp_path: Path) -> None:
+    write_waters(tmp_path, 2)
+    assert generate(tmp_path, "--workers", "1").returncode == 0
+    before = (tmp_path / "set.h5").read_bytes()
+    command = f"ulimit -f 8; exec {sys.executable} -m data.generate {tmp_path}/set.toml -o {tmp_path}/set.h5 --export"
+    full = subprocess.run(["/bin/bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert full.returncode == 1
+    assert re.search(r"error: .*no room for the 0 MB of a label file", full.stderr)
+    assert (tmp_path / "set.h5").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set.h5", "set.journal", "set.toml", "waters.xyz"]
+
+
+@pytest.fixture
+def scheduler() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """Address of a Dask scheduler that stands by itself, and its process and that of its worker."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"tcp://127.0.0.1:{port}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    dask = [sys.executable, "-m", "dask"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
+    commands = (
+        [*dask, "scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"],
+        [*dask, "worker", address, "--nthreads", "1", "--no-dashboard"],
+    )
+    processes = [subprocess.Popen(command, **quiet) for command in commands]  # type: ignore[call-overload]
+    yield address, processes
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.communicate(timeout=30)
+
+
+def test_a_killed_scheduler_loses_nothing(tmp_path: Path, scheduler: tuple[str, list[subprocess.Popen[bytes]]]) -> None:
+    write_waters(tmp_path, 30)
+    address, (process, _) = scheduler
+    run = generate(tmp_path, "--scheduler", address, wait=False)
+    wait_for_labels(tmp_path)
+    process.kill()
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert "error: the scheduler is gone" in errors
+    assert "Traceback" not in errors
+    assert 0 < len(journal_rows(tmp_path)) < 30
+    again = generate(tmp_path, "--workers", "1")
+    assert again.returncode == 0, again.errors  # type: ignore[attr-defined]
+    check_waters(tmp_path, 30)
+
+
+def test_no_scheduler_at_the_address(tmp_path: Path) -> None:
+    write_waters(tmp_path, 1)
+    process = generate(tmp_path, "--scheduler", "nowhere")
+    assert process.returncode == 1
+    assert "no Dask scheduler answers at 'nowhere'" in process.errors  # type: ignore[attr-defined]
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
+    write_waters(tmp_path, 30)
+    run = generate(tmp_path, "--workers", "1", wait=False)
+    wait_for_labels(tmp_path)
+    run.send_signal(signal.SIGTERM)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert errors.strip().endswith("stopped; results so far are kept, run the same command to go on")
+    exported = generate(tmp_path, "--export")
+    assert exported.returncode == 0, exported.errors  # type: ignore[attr-defined]
+    assert len(LabelFile(tmp_path / "set.h5")) == len(journal_rows(tmp_path))
 
 
 def test_the_number_of_structures_of_a_molecule() -> None:

@@ -82,7 +82,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("theory", "message"),
     [
-        (TheoryLevel("b3lip"), "not a functional that PySCF knows"),
+        (TheoryLevel("b3lip"), "'b3lip' is not a functional that PySCF can use"),
+        (TheoryLevel("mgga_x_br89_explicit"), "is not a functional that PySCF can use"),
         (TheoryLevel(basis="def2-xvp"), "has no functions for C"),
         (TheoryLevel(basis="3-21g"), "has no functions for Fr"),
     ],

@@ -20,9 +20,10 @@ from pyscf_tracegrad.pretrained import load_model
 from training.config import LossWeights, RunConfig, Schedule, read_config
 from training.dataset import FockData, StepSampler, load_split, make_data, model_input
 from training.evaluate import occupied_virtual_error
-from training.labels import Theory
+from training.labels import LabelFile, Theory
 from training.loop import Trainer, learning_rate, validate
 from training.losses import assemble, errors
+from training.references import cache_folder, cached_reference, fill_cache
 
 MOLECULES = {
     "water": "O 0 0 0; H 0.1 0 0.96; H 0.93 0.1 -0.2",
@@ -215,6 +216,28 @@ def test_label_as_guess_takes_few_cycles(label_file: Path) -> None:
         assert converged
         assert cycles <= 3
         assert energy == pytest.approx(label.energy, abs=1e-8)
+
+
+def test_labels_and_reference_of_two_functionals_are_refused(label_file: Path, tmp_path: Path) -> None:
+    model = replace(MODEL, reference=replace(MODEL.reference, xc="pbe"))
+    with pytest.raises(ValueError, match="labels are of 'b3lyp', the reference of 'pbe'; set xc = 'b3lyp'"):
+        load_split([str(label_file)], "train", TABLE, model, cache=tmp_path)
+
+
+def test_references_take_the_functional_of_their_labels(label_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "pbe.h5"
+    path.write_bytes(label_file.read_bytes())
+    with h5py.File(path, "a") as file:
+        file.attrs["xc"] = "pbe"
+    fill_cache([str(path)], ReferenceSettings(steps=0), workers=1, root=tmp_path / "cache")
+    labels = LabelFile(path)
+    settings = ReferenceSettings(xc="pbe")
+    (folder,) = (tmp_path / "cache").iterdir()
+    assert folder == cache_folder(labels.theory, settings, tmp_path / "cache")
+    cached = cached_reference(labels[0], "def2-svp", settings, folder).initial
+    exact = labels[0].molecule("def2-svp").RKS(xc="pbe")
+    fock = lib.pack_tril(exact.get_fock(dm=exact.get_init_guess()))
+    assert np.abs(cached - fock).max() < 2e-3  # a fitted, coarse one of the same functional; B3LYP's is 1e-1 away
 
 
 def test_missing_split_is_named(label_file: Path, tmp_path: Path) -> None:

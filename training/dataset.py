@@ -81,13 +81,19 @@ def load_split(
 ) -> tuple[list[FockData], Theory]:
     """All molecules of a split from label files of one level of theory; references come from the cache.
 
-    Raises ValueError where the files do not agree, or hold no molecule of the split.
+    Raises ValueError where the files do not agree, with each other or with the reference's functional, or hold no
+    molecule of the split.
     """
     found: list[FockData] = []
     theories = {path: LabelFile(path).theory for path in paths}
     if len(set(theories.values())) != 1:
         raise ValueError(f"label files of different levels of theory cannot be mixed: {theories}")
     theory = next(iter(theories.values()))
+    if theory.xc.lower() != model.reference.xc.lower():
+        raise ValueError(
+            f"labels are of {theory.xc!r}, the reference of {model.reference.xc!r}; set xc = {theory.xc!r} in the "
+            "section [model.reference] of the config"
+        )
     folder = cache_folder(theory, model.reference, cache)
     for path in paths:
         labels = LabelFile(path)

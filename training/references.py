@@ -92,12 +92,13 @@ def _fill_one(task: tuple[str, int, ReferenceSettings, Path]) -> None:
 
 
 def fill_cache(paths: list[str], settings: ReferenceSettings, workers: int, root: Path = CACHE) -> None:
-    """Compute the missing references of label files in `workers` processes of one thread each."""
+    """Compute the missing references of label files, with their functional, in `workers` processes of one thread."""
     tasks = []
     for path in paths:
         labels = LabelFile(path)
-        folder = cache_folder(labels.theory, settings, root)
-        tasks += [(path, k, settings, folder) for k in range(len(labels))]
+        own = dataclasses.replace(settings, xc=labels.theory.xc)
+        folder = cache_folder(labels.theory, own, root)
+        tasks += [(path, k, own, folder) for k in range(len(labels))]
     with ProcessPoolExecutor(workers) as pool:
         for _ in tqdm(pool.map(_fill_one, tasks), total=len(tasks), desc="references", unit="mol", mininterval=5):
             pass
