@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import csv
 import importlib.util
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +123,7 @@ def _seed(row: dict[str, str]) -> Seed:
     structure = Structure(
         name=f"{index:06d}",
         atomic_numbers=np.array([elements.charge(symbol) for symbol in ast.literal_eval(row["Elements"])]),
-        positions=np.array(json.loads(row["XYZ_Ang"])) / nist.BOHR,
+        positions=np.array(ast.literal_eval(row["XYZ_Ang"])) / nist.BOHR,  # not JSON: five of them have numbers as `0.`
         gdb_index=index,
         smiles=row["SMILES"],
     )

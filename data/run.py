@@ -22,7 +22,7 @@ from data.journal import Counts, Failure, Journal
 from data.settings import LabelSettings, Source, TheoryLevel
 from data.structure import LabelRow, Seed, Structure
 
-_ATTEMPTS = 4  # Dask gives a task up when it was on 4 workers that died, perhaps by another's fault; then so often anew
+_ATTEMPTS = 2  # Dask gives a task up that was on 4 workers that died, perhaps by bad luck; so often it is tried
 _TEND_SECONDS = 5
 _PER_WORKER = 2  # tasks in flight for each worker: one runs, one is there when it ends
 _GONE = "the scheduler is gone, or was restarted; what was done is kept. Run the same command again"

@@ -2,8 +2,8 @@
 
 `python -m data.throughput SET.toml -o DIR`, or instead of the set file `--labels FILE.h5` for the structures of a label
 file, or `--qm9 1 7 17`. Writes DIR/throughput.csv, which an interrupted run goes on with, DIR/throughput.md and
-DIR/throughput.png. One thread; both recipes take turns to be first. One folder is for one level of theory. Give it a
-quiet machine: wall time counts.
+DIR/throughput.png. One thread; both recipes take turns to be first. One folder is for one level of theory. The table
+is of processor time, which is the wall time of a quiet machine.
 """
 
 from __future__ import annotations
@@ -134,15 +134,16 @@ def table(rows: Sequence[Row], theory: TheoryLevel, settings: LabelSettings) -> 
     pairs = list(_pairs(rows))
     level = f"{theory.xc}/{theory.basis}, grid level {theory.grid_level}, orbital gradient below {settings.gradient:g}"
     lines = [
-        f"Labels at {level} hartree, one thread. Times in seconds (wall), differences in hartree.",
+        f"Labels at {level} hartree, one thread. Times are processor seconds, differences in hartree.",
         "",
         "| molecule | atoms | AOs | fast | exact | ratio | builds fast (cheap) | builds exact | largest dF | dE |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for f, e in pairs:
         lines.append(
-            f"| {f.name} | {f.n_atoms} | {f.nao} | {f.seconds:.1f} | {e.seconds:.1f} | {e.seconds / f.seconds:.2f} "
-            f"| {f.builds} ({f.cheap_builds}) | {e.builds} | {f.fock_difference:.1e} | {f.energy_difference:.0e} |"
+            f"| {f.name} | {f.n_atoms} | {f.nao} | {f.cpu_seconds:.1f} | {e.cpu_seconds:.1f} "
+            f"| {e.cpu_seconds / f.cpu_seconds:.2f} | {f.builds} ({f.cheap_builds}) | {e.builds} "
+            f"| {f.fock_difference:.1e} | {f.energy_difference:.0e} |"
         )
     return "\n".join([*lines, "", _sums(pairs), ""])
 
@@ -164,7 +165,7 @@ def _sums(pairs: Sequence[tuple[Row, Row]]) -> str:
 
 
 def draw(rows: Sequence[Row], theory: TheoryLevel, path: Path) -> None:
-    """Write a PNG: seconds against AOs, both logarithmic, with the fitted power of each recipe."""
+    """Write a PNG: processor seconds against AOs, both logarithmic, with the fitted power of each recipe."""
     from matplotlib.figure import Figure  # Figure by itself draws by Agg, without a display
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
@@ -172,14 +173,14 @@ def draw(rows: Sequence[Row], theory: TheoryLevel, path: Path) -> None:
     ax = figure.subplots()
     for recipe, colour, marker in zip(RECIPES, _COLOURS, "os", strict=True):
         mine = [row for row in rows if row.recipe == recipe]
-        nao, seconds = np.array([row.nao for row in mine]), np.array([row.seconds for row in mine])
+        nao, seconds = np.array([row.nao for row in mine]), np.array([row.cpu_seconds for row in mine])
         slope, intercept = exponent(nao, seconds)
         name = recipe if np.isnan(slope) else f"{recipe}: AOs$^{{{slope:.1f}}}$"
         ax.scatter(nao, seconds, color=colour, marker=marker, s=28, label=name)
         if not np.isnan(slope):
             ends = np.array([nao.min(), nao.max()])
             ax.plot(ends, np.exp(intercept) * ends**slope, color=colour, linewidth=1)
-    ax.set(xscale="log", yscale="log", xlabel="atomic orbitals", ylabel="seconds of a label, one thread")
+    ax.set(xscale="log", yscale="log", xlabel="atomic orbitals", ylabel="processor seconds of a label")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(ScalarFormatter())

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyscf.data import nist
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
@@ -312,6 +313,17 @@ def test_the_first_molecule_of_qm9_is_methane(tmp_path: Path) -> None:
     assert seed.structure is not None
     distances = np.linalg.norm(seed.structure.positions[1:] - seed.structure.positions[0], axis=1)
     np.testing.assert_allclose(distances, 1.0919 * ANGSTROM, atol=1e-3)
+
+
+def test_qm9_molecules_whose_numbers_end_in_a_point() -> None:
+    """Five linear or planar ones; acetylene is the first of them."""
+    indices = (4, 23, 24, 486, 59818)
+    seeds = read_source(Source(kind="qm9", indices=indices), Path())
+    assert [seed.structure.gdb_index for seed in seeds if seed.structure] == list(indices)
+    acetylene = seeds[0].structure
+    assert acetylene is not None
+    carbons = acetylene.positions[acetylene.atomic_numbers == 6]
+    assert np.linalg.norm(carbons[0] - carbons[1]) * nist.BOHR == pytest.approx(1.199, abs=1e-3)
 
 
 @pytest.mark.parametrize(
