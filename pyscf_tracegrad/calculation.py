@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pyscf import df, dft, gto, lib, scf
 from pyscf.scf import ghf, rohf, uhf
 
-from pyscf_tracegrad.cheapfock import CheapFock
+from pyscf_tracegrad.cheapfock import CheapFock, OwnJK
 
 Array = NDArray[np.float64]
 Form = Literal["restricted", "unrestricted", "restricted-open"]
@@ -30,13 +30,21 @@ Form = Literal["restricted", "unrestricted", "restricted-open"]
 class State(NamedTuple):
     """Orbitals and their density. mo_coeff (nao, nmo), mo_occ (nmo,), dm (nao, nao); with two spins (2, ...).
 
-    gap: HOMO-LUMO gap of a closed shell, hartree; infinite for others, and where occupations are not whole.
+    gap: HOMO-LUMO gap, hartree, the smaller one of two spins; infinite where occupations are not whole.
     """
 
     mo_coeff: Any
     mo_occ: Any
     dm: Any
     gap: float = float("inf")
+
+
+def _gap(mo_energy: Any, mo_occ: Any) -> float:
+    gaps = [float("inf")]
+    for energies, occupations in zip(np.atleast_2d(mo_energy), np.atleast_2d(mo_occ), strict=True):
+        if set(np.unique(occupations)) in ({0.0, 1.0}, {0.0, 2.0}, {0.0, 1.0, 2.0}):
+            gaps.append(float(energies[occupations == 0].min() - energies[occupations > 0].max()))
+    return min(gaps)
 
 
 class Calculation:
@@ -103,8 +111,23 @@ class Calculation:
         return getattr(self.plain, "with_solvent", None) is not None
 
     def cheap(self, grid_level: int) -> CheapFock:
-        """Cheap operator in the calculation's own functional and one-electron Hamiltonian."""
-        return CheapFock(self.mol, self.xc, grid_level, hcore=self.hcore, with_df=self.fitted, solvent_of=self.plain)
+        """Cheap operator in the calculation's own functional and one-electron Hamiltonian.
+
+        Hartree-Fock has no grid, and with its integrals in memory nothing is cheaper than they are: then it is the
+        calculation's own operator.
+        """
+        with_df, own = self.fitted, self.fitted is not None and not getattr(self.plain, "only_dfj", False)
+        if (
+            with_df is None
+            and self.xc == "hf"
+            and not self.general
+            and not self.solvated
+            and OwnJK.possible(self.plain)
+        ):
+            with_df, own = OwnJK(self.plain), True
+        return CheapFock(
+            self.mol, self.xc, grid_level, hcore=self.hcore, with_df=with_df, solvent_of=self.plain, own_jk=own
+        )
 
     def minao(self) -> Any:
         """PySCF's minao density for this calculation, in its form."""
@@ -129,10 +152,7 @@ class Calculation:
         """Orbitals, occupations and density of an effective Fock matrix, by the user's own rules."""
         mo_energy, mo_coeff = self._worker.eig(effective, self.overlap, x=self.orthogonal)
         mo_occ = self._worker.get_occ(mo_energy, mo_coeff)
-        gap = float("inf")
-        if self.form == "restricted" and set(np.unique(mo_occ)) == {0.0, 2.0}:
-            gap = float(mo_energy[mo_occ == 0].min() - mo_energy[mo_occ > 0].max())
-        return State(mo_coeff, mo_occ, self._worker.make_rdm1(mo_coeff, mo_occ), gap)
+        return State(mo_coeff, mo_occ, self._worker.make_rdm1(mo_coeff, mo_occ), _gap(mo_energy, mo_occ))
 
     def closed_shell_state(self, dm: Any) -> State:
         """State of a closed-shell density (nao, nao) tagged with its occupied orbitals; virtual ones are unknown."""

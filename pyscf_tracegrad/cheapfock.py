@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import df, gto, lib
 from pyscf.dft import numint
-from pyscf.scf import hf
+from pyscf.scf import hf, rohf, uhf
 
 from pyscf_tracegrad.blas import one_blas_thread
 from pyscf_tracegrad.density import Factor, spin_factors
@@ -47,7 +47,10 @@ class CheapFock:
     keep_ao_after : int
         AO values on the grid are kept from this build on, see `GridXC`.
     with_df : df.DF, optional
-        Three-centre integrals to share, such as those of the user's `mf.density_fit()`; ours if not given.
+        Three-centre integrals to share, such as those of the user's `mf.density_fit()`; ours if not given. Or anything
+        else with a `get_jk` of the same arguments, such as `OwnJK`.
+    own_jk : bool
+        Whether `with_df` makes J and K as the user's SCF does.
     solvent_of : scf.hf.SCF, optional
         Object whose continuum solvent acts, see `reaction.py`; siblings (`with_theory`) of another hcore leave it out.
 
@@ -57,6 +60,8 @@ class CheapFock:
         Number of Fock builds so far, those of siblings (`with_theory`) included.
     setup_seconds : float
         Wall time of the integrals and the grid.
+    exact : bool
+        Whether this is the very operator of the user's SCF: its J and K, and neither a grid nor a solvent.
     """
 
     def __init__(
@@ -69,10 +74,11 @@ class CheapFock:
         keep_ao_after: int = 3,
         with_df: Any = None,
         solvent_of: Any = None,
+        own_jk: bool = False,
     ) -> None:
         start = time.perf_counter()
         self.mol = mol
-        self._grid_level, self._keep_ao_after = grid_level, keep_ao_after
+        self._grid_level, self._keep_ao_after, self._own_jk = grid_level, keep_ao_after, own_jk
         self._count = [0]
         self._grids: list[GridXC] = []  # at most one; a list so that siblings share it when it comes to be
         with one_blas_thread():
@@ -88,9 +94,15 @@ class CheapFock:
         """Number of Fock builds so far."""
         return self._count[0]
 
+    @property
+    def exact(self) -> bool:
+        """Whether this is the very operator of the user's SCF."""
+        return self._own_jk and self._xctype == "HF" and self._reaction is None
+
     def with_theory(self, xc: str, hcore: Array | None = None) -> CheapFock:
         """The operator of another functional and one-electron Hamiltonian on the same integrals and grid."""
         sibling = copy.copy(self)
+        sibling._own_jk = False
         if hcore is not None:
             sibling.hcore, sibling._reaction = hcore, None
         sibling._set_functional(xc)
@@ -134,6 +146,26 @@ class CheapFock:
             long_range = self.with_df.get_jk(tagged, hermi=1, with_j=False, with_k=True, omega=self._omega)[1]
             total -= (scale * (self._alpha - self._hybrid)) * long_range
         return total
+
+
+class OwnJK:
+    """J and K of an SCF object with its own integrals in memory, in the place of density fitting.
+
+    They are made at the first call and stay on the object, where its SCF needs them next.
+    """
+
+    def __init__(self, mf: Any) -> None:
+        self._mf = mf
+
+    @staticmethod
+    def possible(mf: Any) -> bool:
+        """Whether the object makes J and K by integrals that it keeps in memory."""
+        plain = type(mf).get_jk in (hf.RHF.get_jk, uhf.UHF.get_jk, rohf.ROHF.get_jk)
+        return plain and (mf._eri is not None or mf.mol.incore_anyway or mf._is_mem_enough())
+
+    def get_jk(self, dm: Any, hermi: int = 1, with_j: bool = True, with_k: bool = True, omega: Any = None) -> Any:
+        """J and K as `scf.hf.RHF.get_jk`."""
+        return self._mf.get_jk(self._mf.mol, np.asarray(dm), hermi, with_j, with_k, omega)
 
 
 def _densities(factors: tuple[Factor, ...]) -> Array:

@@ -91,7 +91,7 @@ def _make(calculation: Calculation, options: GuessOptions, model: PretrainedMode
         refined = refine(calculation, cheap, start.state, start.pairs, schedule)
         seconds |= refined.seconds
         if options.refine == "auto":
-            _check_refined(refined)
+            _check_refined(calculation, refined)
     elif start.route == "reference":
         _check_reference(calculation, start)
     begin = time.perf_counter()
@@ -99,12 +99,15 @@ def _make(calculation: Calculation, options: GuessOptions, model: PretrainedMode
     check_density(dm, calculation.shape)
     seconds["density"] = time.perf_counter() - begin
     notes = start.notes + (() if refined is None else refined.notes)
+    builds, exact_builds = (0 if cheap is None else cheap.builds), (0 if refined is None else refined.exact_builds)
+    if cheap is not None and cheap.exact:
+        builds, exact_builds = 0, builds
     report = GuessReport(
         route=start.route,
         transfer=start.transfer,
         refined=refined is not None,
-        cheap_builds=start.builds + (0 if cheap is None else cheap.builds),
-        exact_builds=0 if refined is None else refined.exact_builds,
+        cheap_builds=start.builds + builds,
+        exact_builds=exact_builds,
         gradient=float("nan") if refined is None else refined.gradient,
         signals=start.signals,
         notes=notes,
@@ -113,11 +116,14 @@ def _make(calculation: Calculation, options: GuessOptions, model: PretrainedMode
     return Guess(dm, report)
 
 
-def _check_refined(refined: Refined) -> None:
-    """Refuse a cheap SCF that has not converged, or whose occupation is undecided. Raises OutsideDomain."""
+def _check_refined(calculation: Calculation, refined: Refined) -> None:
+    """Refuse a cheap SCF that has not converged, or whose occupation is undecided. Raises OutsideDomain.
+
+    Open shells may have degenerate frontier orbitals: it did them no harm.
+    """
     if refined.gradient > _NOT_CONVERGED:
         raise OutsideDomain(f"the cheap cycles did not converge (gradient norm {refined.gradient:.2g} hartree)")
-    if refined.state.gap < _DEGENERATE:
+    if calculation.form == "restricted" and refined.state.gap < _DEGENERATE:
         raise OutsideDomain(f"the frontier orbitals are degenerate (gap {refined.state.gap:.1g} hartree)")
 
 

@@ -158,7 +158,7 @@ def test_foreign_overlap_is_refused(water: gto.Mole) -> None:
 
 
 def test_route_is_logged_as_pyscf_logs_its_own(water: gto.Mole) -> None:
-    mf = water.RHF()
+    mf = water.RKS(xc="lda,vwn")
     mf.verbose, mf.stdout = 4, io.StringIO()
     mf.get_init_guess(key="tracegrad")
     line = "Initial guess from tracegrad: reference, refined; "
