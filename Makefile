@@ -13,7 +13,7 @@ example: .venv/installed
 	$(BIN)/python examples/01-cycles.py
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not gpu and not benchmark"
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow and not gpu and not benchmark"
 
 test-slow: .venv/installed-test
 	$(BIN)/python -m pytest -m slow

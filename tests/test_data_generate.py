@@ -13,11 +13,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import dask
 import numpy as np
 import psutil
 import pytest
+from distributed.scheduler import KilledWorker
 from pyscf import lib
 
+from data.cluster import connect, memory_limit
 from data.journal import Journal
 from data.run import structures_of
 from data.settings import Source
@@ -236,3 +239,18 @@ def test_the_number_of_structures_of_a_molecule() -> None:
     assert structures_of(Source(smiles=("O",), frames=2)) == 3
     assert structures_of(Source(smiles=("O",), frames=2, ions="protonate", sites=2)) == 9
     assert structures_of(Source(smiles=("O",), frames=1, ions="protonate", neutral=False)) == 2
+
+
+def hog(_: int) -> None:
+    blocks = []
+    for _ in range(100):
+        blocks.append(np.ones(2_500_000))  # 20 MB
+        time.sleep(0.02)
+
+
+def test_the_memory_of_a_worker_is_bounded() -> None:
+    assert memory_limit(500) == 1500
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}), connect(None, 1, 1, 500) as workers:
+        future = workers.client.submit(hog, 0)
+        with pytest.raises(KilledWorker):
+            future.result(timeout=60)
