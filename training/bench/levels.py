@@ -54,12 +54,16 @@ def starts_of(level: Level, chosen: Sequence[str]) -> tuple[str, ...]:
 
 
 def neutral_molecules(
-    structures: Sequence[Molecule], held_out: Sequence[Molecule], count: int, seed: int = 0
+    structures: Sequence[Molecule],
+    held_out: Sequence[Molecule],
+    count: int,
+    seed: int = 0,
+    sizes: tuple[int, int] = (8, 14),
 ) -> list[Molecule]:
     """Neutral closed shells of 8 to 14 atoms, half of them held out from training as far as there are so many."""
 
     def wanted(m: Molecule) -> bool:
-        return m.closed_shell and m.covered and 8 <= m.n_atoms <= 14
+        return m.closed_shell and m.covered and sizes[0] <= m.n_atoms <= sizes[1]
 
     seen = Seen(0.02)
     chosen = choose(held_out, count // 2, wanted, seed, seen)
@@ -94,7 +98,7 @@ def summary(rows: Sequence[Result]) -> str:
 def make_jobs(a: argparse.Namespace) -> list[Job]:
     """All jobs that the command line asks for, level by level."""
     structures = read_npz(a.data)
-    neutral = neutral_molecules(structures, read_labels(a.labels), a.count, a.seed)
+    neutral = neutral_molecules(structures, read_labels(a.labels), a.count, a.seed, tuple(a.atoms))
     jobs = []
     for level in LEVELS:
         if level.name not in a.levels:
@@ -115,6 +119,9 @@ def main() -> None:
     parser.add_argument("--labels", nargs="*", default=[], help="label files, for their validation split")
     parser.add_argument("--levels", nargs="+", default=NAMES, choices=NAMES)
     parser.add_argument("--count", type=int, default=20, help="molecules of each level")
+    parser.add_argument(
+        "--atoms", type=int, nargs=2, default=(8, 14), help="fewest and most atoms; radicals have 6 to 14"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--starts", nargs="+", default=_STARTS, choices=STARTS)
     add_run_options(parser)
