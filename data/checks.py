@@ -18,9 +18,10 @@ def elements_of(seed: Seed) -> set[str]:
     """Symbols of the elements of a molecule, hydrogens that a SMILES implies included."""
     if seed.structure is not None:
         return {elements.ELEMENTS[int(z)] for z in seed.structure.atomic_numbers}
-    from rdkit import Chem
+    from rdkit import Chem, rdBase
 
-    molecule = Chem.AddHs(Chem.MolFromSmiles(seed.smiles))
+    with rdBase.BlockLogs():
+        molecule = Chem.AddHs(Chem.MolFromSmiles(seed.smiles))
     return {atom.GetSymbol() for atom in molecule.GetAtoms()}
 
 
@@ -55,12 +56,14 @@ def _has_functions(basis: str, symbol: str) -> bool:
         with warnings.catch_warnings():  # PySCF recommends a package where it does not find a basis
             warnings.simplefilter("ignore")
             return bool(gto.basis.load(basis, symbol))
-    except (KeyError, RuntimeError, OSError, ValueError):
+    except (AssertionError, KeyError, RuntimeError, OSError, ValueError):
         return False
 
 
 def _needs_ecp(basis: str, symbol: str) -> bool:
     try:
-        return bool(gto.basis.load_ecp(basis, symbol))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return bool(gto.basis.load_ecp(basis, symbol))
     except (KeyError, RuntimeError, OSError, ValueError):
         return False

@@ -94,6 +94,7 @@ def connect(scheduler: str | None, workers: int, threads: int, label_memory: int
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.pause": False,
         "distributed.worker.memory.terminate": 0.95,
+        "distributed.worker.preload": ["data.preload"],
         "distributed.nanny.pre-spawn-environ": {
             "OMP_NUM_THREADS": count,
             "OPENBLAS_NUM_THREADS": count,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from io import StringIO
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +26,30 @@ _NOBLE = (2, 10, 18, 36, 54, 86)
 # Over the sum of covalent radii, bonds are 0.77 (N2) to 1.25 (F2): the wrong unit makes them 0.66 at most, or 1.45 and
 # more.
 _SHORT, _LONG = 0.7, 1.4
+_SHOWN = 60  # letters of a line in a message
 _ACTINIDES = 89  # U=O has 0.67
 _WHOLE = 1e-3  # of a sum of partial charges
+_CHARGE = re.compile(r"\b(total_)?charge\b", re.IGNORECASE)
+_COLUMNS = re.compile(r"\bproperties\s*=\s*(\"[^\"]*\"|\S+)", re.IGNORECASE)  # one may be of partial charges
 
 
 def read_xyz(path: Path, source: Source) -> list[Named]:
-    """All frames of an XYZ or extended XYZ file. A frame's charge is `charge` or `total_charge` of its comment line,
-    else the source's. Raises SetFileError that names the frame.
+    """All frames of an XYZ or extended XYZ file; blank lines may stand between them. A frame's charge is `charge` or
+    `total_charge`, in letters of either case, of its comment line, else the source's. Raises SetFileError that names
+    the frame, also for a comment line that mentions a charge in another form, as `charge: 2`.
     """
     found: list[Named] = []
-    for k, atoms in enumerate(_xyz_frames(path), start=1):
+    for k, (atoms, comment) in enumerate(_xyz_frames(path), start=1):
         where = f"{path}, frame {k}"
-        charge = _stated_charge(atoms.info, source.charge, where)
-        if atoms.info.get("multiplicity", atoms.info.get("spin_multiplicity", 1)) != 1:
+        # a word without a value is True
+        stated = _by_lower_case({key: value for key, value in atoms.info.items() if not isinstance(value, bool)}, where)
+        if not {"charge", "total_charge"} & set(stated) and _CHARGE.search(_COLUMNS.sub("", comment)):
+            raise SetFileError(
+                f"{where}: its comment line mentions a charge, but not as `charge=2` ({_short(comment)}); write it so, "
+                "or take the word out"
+            )
+        charge = _stated_charge(stated, source.charge, where)
+        if stated.get("multiplicity", stated.get("spin_multiplicity", 1)) != 1:
             raise SetFileError(f"{where}: an open shell by its comment line; labels are of closed shells")
         unit = nist.BOHR if source.unit == "angstrom" else 1.0
         hint = "give it an even number by `charge=` in its comment line, or by source.charge"
@@ -48,13 +61,14 @@ def read_xyz(path: Path, source: Source) -> list[Named]:
 
 def read_ase(path: Path, source: Source) -> list[Named]:
     """All rows of an ASE database (.json, .db), in their order. A row's name is its key `name`; its charge the key
-    `charge` or `total_charge`, else the sum of its initial charges where it has them, else the source's.
+    `charge` or `total_charge`, in letters of either case, else the sum of its initial charges where it has them, else
+    the source's.
     """
     found: list[Named] = []
     for row in _ase_rows(path):
         where = f"{path}, row {row.id}"
         # the row's own property `charge` hides a key of that name
-        keys = {key: vars(row)[key] for key in row.key_value_pairs}
+        keys = _by_lower_case({key: vars(row)[key] for key in row.key_value_pairs}, where)
         default: object = source.charge
         if row.get("initial_charges") is not None:
             default = float(np.sum(row.initial_charges))
@@ -116,26 +130,53 @@ def safe_name(name: str) -> str:
     return _UNSAFE.sub("_", name).strip("_").lstrip("._-")
 
 
-def _xyz_frames(path: Path) -> Iterator[Any]:
-    """ASE's `Atoms`, with errors that name the frame."""
+def _xyz_frames(path: Path) -> Iterator[tuple[Any, str]]:
+    """ASE's `Atoms` and the comment line of each frame, with errors that name the frame. Blank lines between frames
+    are skipped, where ASE takes the first of them for the end of the file.
+    """
     import ase.io
 
-    _check_file(path)
-    frames = ase.io.iread(path, index=":", format="extxyz")
     k = 0
-    while True:
-        k += 1
+    for k, (line, block) in enumerate(_xyz_blocks(path), start=1):
+        where = f"{path}, frame {k} (line {line})"
         try:
-            atoms = next(frames, None)
+            atoms = ase.io.read(StringIO("\n".join(block) + "\n"), index=0, format="extxyz")
         except KeyError as error:
-            reason = f"unknown element {error}; write the symbols of elements"
-            raise SetFileError(f"{path}, frame {k}: {reason}") from None
-        except (ValueError, IndexError, TypeError, OSError) as error:
+            raise SetFileError(f"{where}: unknown element {error}; write the symbols of elements") from None
+        except Exception as error:  # noqa: BLE001  (whatever the reader meets)
             reason = _said(error).removeprefix("ase.io.extxyz: ")
-            raise SetFileError(f"{path}, frame {k}: not in XYZ format ({reason})") from None
-        if atoms is None:
-            return
-        yield atoms
+            raise SetFileError(f"{where}: not in XYZ format ({reason})") from None
+        yield atoms, block[1].strip()
+    if not k:
+        raise SetFileError(f"{path}: holds no frames, only blank lines")
+
+
+def _xyz_blocks(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The number of the first line, from 1, and the lines of each frame: count, comment, atoms and cell vectors."""
+    _check_file(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetFileError(f"{path}: not a text file that can be read ({_said(error)})") from None
+    start = k = 0
+    while start < len(lines):
+        if not lines[start].strip():
+            start += 1
+            continue
+        k += 1
+        where = f"{path}, frame {k} (line {start + 1}): not in XYZ format"
+        header = lines[start].strip()
+        n = int(header) if re.fullmatch(r"\+?[0-9]{1,9}", header) else 0
+        if n == 0:
+            raise SetFileError(f"{where} ({_short(header)} instead of a number of atoms)")
+        end = start + 2 + n
+        given = sum(1 for _ in takewhile(str.strip, lines[start + 2 : end]))
+        if given < n:
+            raise SetFileError(f"{where} ({given} atoms, expected {n})")
+        while end < len(lines) and lines[end].lstrip().startswith("VEC"):
+            end += 1
+        yield start + 1, lines[start:end]
+        start = end
 
 
 def _ase_rows(path: Path) -> list[Any]:
@@ -194,6 +235,15 @@ def _check_unit(structure: Structure, where: str, hint: str) -> None:
         raise SetFileError(f"{where}: no atom is within a bond of another, as of bohr read as angstrom; {hint}")
 
 
+def _by_lower_case(stated: dict[str, Any], where: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in stated.items():
+        if key.lower() in found and key.lower() in ("charge", "total_charge"):
+            raise SetFileError(f"{where}: {key.lower()!r} is stated twice; remove one")
+        found[key.lower()] = value
+    return found
+
+
 def _stated_charge(stated: dict[str, Any], default: object, where: str) -> int:
     value = stated.get("charge", stated.get("total_charge", default))
     try:
@@ -211,6 +261,10 @@ def _check_file(path: Path) -> None:
         raise SetFileError(f"{path}: no such file; paths are relative to the set file")
     if not path.stat().st_size:
         raise SetFileError(f"{path}: empty")
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
 
 
 def _said(error: Exception, name: str = "") -> str:

@@ -35,8 +35,11 @@ INTERRUPTED = 130  # exit status, as of a program that SIGINT ends
 
 def recipe_text(source: Source, seed: Seed) -> str:
     """What decides which structures are made of a molecule; the file that it comes from does not."""
-    made = {k: v for k, v in asdict(source).items() if k in ("seed", "relax", "frames", "temperature", "interval")}
-    made |= {"ions": source.ions, "sites": source.sites, "neutral": source.neutral, "smiles": seed.smiles}
+    keys = ["relax", "frames", "ions"]
+    keys += ["seed"] if seed.smiles or source.frames or source.ions else []
+    keys += ["temperature", "interval"] if source.frames else []
+    keys += ["sites", "neutral"] if source.ions else []
+    made = {k: v for k, v in asdict(source).items() if k in keys} | {"smiles": seed.smiles}
     if seed.structure is not None:
         s = seed.structure
         made["geometry"] = hashlib.sha256(s.atomic_numbers.tobytes() + s.positions.round(6).tobytes()).hexdigest()
@@ -46,8 +49,9 @@ def recipe_text(source: Source, seed: Seed) -> str:
 
 def theory_text(set_file: SetFile) -> str:
     """What all labels of a file share."""
-    t = set_file.theory
-    return f"{t.xc}/{t.basis}, grid level {t.grid_level}, orbital gradient below {set_file.labels.gradient:g}"
+    t, labels = set_file.theory, set_file.labels
+    text = f"{t.xc}/{t.basis}".lower() + f", grid level {t.grid_level}, orbital gradient below {labels.gradient:g}"
+    return text + (", exact" if labels.exact else "") + (", cycles_minao" if labels.cycles_minao else "")
 
 
 def attributes(set_file: SetFile) -> Attributes:
@@ -71,6 +75,8 @@ def export(set_file: SetFile, recipes: Sequence[tuple[Source, Seed]], journal: J
     """
     structures = [s for _, seed in recipes for s in journal.structures(seed.name)]
     splits = assign(set_file.split, structures)
+    if set_file.split.kind != "train" and "val" not in splits:
+        print(f"note: split.kind {set_file.split.kind!r} leaves nothing for validation", file=sys.stderr)
 
     def rows() -> Iterator[tuple[LabelRow, str]]:
         for structure, split in zip(structures, splits, strict=True):
@@ -93,11 +99,14 @@ def write_failures(path: Path, failures: Sequence[Failure]) -> None:
         writer.writerows((f.kind, f.name, f.reason) for f in failures)
 
 
-def generate(set_file: SetFile, out: Path, a: argparse.Namespace) -> None:
-    """Read the molecules, do what is left of the run, write the label file."""
+def generate(set_file: SetFile, out: Path, a: argparse.Namespace) -> int:
+    """Read the molecules, do what is left of the run, write the label file; returns the number of labels."""
     recipes = read_sources(set_file)
     check_theory(set_file.theory, [seed for _, seed in recipes])
-    with Journal(out.with_suffix(".journal"), theory_text(set_file)) as journal:
+    path = out.with_suffix(".journal")
+    if a.export and not path.exists():
+        raise SetFileError(f"there is nothing to export: no {path}")
+    with Journal(path, theory_text(set_file)) as journal:
         journal.add_seeds([(seed.name, recipe_text(source, seed)) for source, seed in recipes])
         if a.retry_failed:
             journal.retry_failed()
@@ -105,13 +114,28 @@ def generate(set_file: SetFile, out: Path, a: argparse.Namespace) -> None:
             with connect(a.scheduler, a.workers, a.threads, set_file.labels.memory) as workers:
                 by_name = {seed.name: (source, seed) for source, seed in recipes}
                 Run(journal, workers, by_name, set_file.theory, set_file.labels).work()
-        n = export(set_file, recipes, journal, out)
-        failures = journal.failures()
+        failures = journal.failures({seed.name for _, seed in recipes})
+        n = export(set_file, recipes, journal, out) if journal.size() else 0
     failed = out.with_suffix(".failed.csv")
     write_failures(failed, failures)
     print(f"{out}: {n} labels; {len(failures)} failed{f', see {failed}' if failures else ''}")
     for failure in failures[:10]:
-        print(f"  {failure.name}: {failure.reason}")
+        print(f"  {failure.reason.removeprefix(f'{failure.name}: ')} ({failure.name})")
+    return n
+
+
+def positive(text: str) -> int:
+    """Type of an option. Raises ValueError, which argparse tells."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def check_out(out: Path) -> None:
+    """Raises SetFileError for a path that cannot be a label file: its journal would overwrite something else."""
+    if out.suffix not in (".h5", ".hdf5") or out.is_dir():
+        raise SetFileError(f"-o is a label file, NAME.h5, not {str(out)!r}")
 
 
 def options() -> argparse.ArgumentParser:
@@ -119,12 +143,13 @@ def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m data.generate", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("set", type=Path, help="set file (TOML)")
     parser.add_argument("-o", "--out", type=Path, required=True, help="label file (HDF5)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes of the local cluster")
-    parser.add_argument("--threads", type=int, default=1, help="threads of each; pays for large molecules only")
+    parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes of the local cluster")
+    parser.add_argument("--threads", type=positive, default=1, help="threads of each; pays for large molecules only")
     parser.add_argument("--scheduler", help="address of a running Dask scheduler, instead of a local cluster")
     parser.add_argument("--exact", action="store_true", help="label by plain runs instead of the fast recipe")
-    parser.add_argument("--retry-failed", action="store_true", help="try again what failed before")
-    parser.add_argument("--export", action="store_true", help="only write the label file from what there is")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--retry-failed", action="store_true", help="try again what failed before")
+    what.add_argument("--export", action="store_true", help="only write the label file from what there is")
     return parser
 
 
@@ -132,28 +157,28 @@ def _stop(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def main() -> int:
-    """Run the command; exit status 0, 1 for an error, 130 for an interruption."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; exit status 0, 1 for an error or a run without any label, 130 for an interruption."""
     import dataclasses
 
-    a = options().parse_args()
-    signal.signal(signal.SIGTERM, _stop)
+    a = options().parse_args(arguments)
     try:
+        check_out(a.out)
         set_file = read_set(a.set)
         if a.exact:
             set_file = dataclasses.replace(set_file, labels=dataclasses.replace(set_file.labels, exact=True))
         limit = memory_limit(set_file.labels.memory)
         if a.scheduler is None and not a.export:
             print(f"{a.workers} workers of {a.threads} threads and at most {limit} MB each", file=sys.stderr)
-        generate(set_file, a.out, a)
+        return 0 if generate(set_file, a.out, a) else 1
     except (SetFileError, JournalError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; results so far are kept, run the same command to go on", file=sys.stderr)
         return INTERRUPTED
-    return 0
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)
     sys.exit(main())

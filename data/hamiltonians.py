@@ -12,20 +12,23 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto, lib
 from pyscf.data.nist import BOHR
 
+from data.checks import check_theory
 from data.errors import SetFileError
 from data.labelfile import Attributes, write_labels
-from data.settings import Split
+from data.settings import Split, TheoryLevel
 from data.splits import assign
-from data.structure import Array, LabelRow, Structure
+from data.structure import Array, LabelRow, Seed, Structure
 
 TOLERANCE = 1e-4  # of the overlap; files with float32 matrices have 1e-7, a wrong order has 1e-1
 
@@ -57,7 +60,9 @@ CONVENTIONS = (
 @cache
 def aos_of_element(basis: str, atomic_number: int) -> int:
     """Number of AOs that an element has in a basis. Raises PySCF's BasisNotFoundError."""
-    return int(gto.M(atom=[(atomic_number, (0, 0, 0))], basis=basis, spin=atomic_number % 2, verbose=0).nao)
+    with warnings.catch_warnings():  # PySCF recommends a package where it does not find a basis
+        warnings.simplefilter("ignore")
+        return int(gto.M(atom=[(atomic_number, (0, 0, 0))], basis=basis, spin=atomic_number % 2, verbose=0).nao)
 
 
 def reorder(convention: Convention, mol: gto.Mole) -> tuple[NDArray[np.int64], Array]:
@@ -125,7 +130,7 @@ def read_frames(path: Path) -> Iterator[Frame]:
         raise SetFileError(
             f"{path}: no array {error} in the file; it needs positions, Hamiltonian and overlap"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise SetFileError(f"{path}: not a readable database of Hamiltonians ({error})") from None
 
 
@@ -134,6 +139,11 @@ def _npz_frames(path: Path) -> Iterator[Frame]:
         fock, overlap = (data[a if a in data else b] for a, b in (("H", "hamiltonian"), ("S", "overlap")))
         energies = np.ravel(data["E" if "E" in data else "energy"]) if {"E", "energy"} & set(data) else None
         numbers, positions = data["Z"].astype(np.int64), data["R"].astype(np.float64)
+    arrays = {"R": positions, "Hamiltonian": fock, "overlap": overlap}
+    arrays |= {"Z": numbers} if numbers.ndim == 2 else {}
+    arrays |= {} if energies is None else {"energy": energies}
+    if len({a.shape[:1] for a in arrays.values()}) > 1:
+        raise ValueError(f"not as many of each: {', '.join(f'{key} {a.shape}' for key, a in arrays.items())}")
     for k, x in enumerate(positions):
         energy = float("nan") if energies is None else float(energies[k])
         yield Frame(
@@ -153,13 +163,20 @@ def _ase_frames(path: Path) -> Iterator[Frame]:
 
 
 def read_rows(path: Path, basis: str, unit: str) -> Iterator[LabelRow]:
-    """Labels of a database, Fock matrices in PySCF's order; unit: angstrom or bohr. Raises SetFileError."""
+    """Labels of a database, Fock matrices in PySCF's order; unit: angstrom or bohr.
+
+    Raises SetFileError that names the file and frame, also for a basis that PySCF does not have for its elements.
+    """
     convention = None
+    known: set[int] = set()
     for k, frame in enumerate(read_frames(path)):
         positions = frame.positions / (BOHR if unit == "angstrom" else 1.0)
         try:
             name = f"{path.stem}_md{k + 1}"
             structure = Structure(name, frame.atomic_numbers, positions, parent=path.stem, frame=k + 1)
+            if not known.issuperset(structure.atomic_numbers.tolist()):
+                check_theory(TheoryLevel("hf", basis), [Seed(name, structure=structure)])
+                known.update(structure.atomic_numbers.tolist())
             mol = structure.molecule(basis)
             convention = convention or find_convention(frame.fock, frame.overlap, mol)
         except ValueError as error:
@@ -184,12 +201,15 @@ def main() -> None:
     parser.add_argument("--unit", choices=("angstrom", "bohr"), required=True, help="of the positions")
     parser.add_argument("--val", type=float, default=0.1, help="share of the frames for validation")
     a = parser.parse_args()
+    if a.out.is_dir() or a.out.resolve() == a.file.resolve():
+        parser.exit(1, f"{a.out}: a folder, or the file that is read; give -o another name\n")
     try:
+        check_theory(TheoryLevel(a.xc, a.basis), ())
         structures = [row.structure for row in read_rows(a.file, a.basis, a.unit)]
         splits = assign(Split("random", val=a.val), structures)
         rows = zip(read_rows(a.file, a.basis, a.unit), splits, strict=True)
         n = write_labels(a.out, Attributes(a.xc, a.basis, -1, "as in the source", a.file.name), rows)
-    except ValueError as error:
+    except (OSError, RuntimeError, ValueError) as error:
         parser.exit(1, f"{error}\n")
     print(f"{a.out}: {n} frames")
 

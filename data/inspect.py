@@ -2,15 +2,16 @@
 
     python -m data.inspect LABELS.h5... [-o FOLDER] [--gradient 1e-6] [--no-inchi]
 
-Prints Markdown; with -o, also writes `summary.md` and `summary.png`. The exit status is 1 if a check finds something.
-Several files are taken as one set. Fock matrices are streamed. A set whose frames are split at random fails the checks
-for molecules in two splits: its errors are those of known molecules.
+Prints Markdown; with -o, also writes `summary.md` and `summary.png`. The exit status is 1 if a check finds something,
+2 if a file or the folder cannot be used. Several files are taken as one set. Fock matrices are streamed. A set whose
+frames are split at random fails the checks for molecules in two splits: its errors are those of known molecules.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pyscf.data.elements import ELEMENTS
+from pyscf.lib.exceptions import BasisNotFoundError
 from scipy.spatial.distance import pdist
 
+from data.errors import SetFileError
 from data.hamiltonians import aos_of_element
 from data.labeltable import LabelTable, not_finite, read_table
 from data.splits import molecule_names
@@ -29,6 +32,7 @@ from training.labels import LabelError
 
 SAME = 1e-3  # bohr; two geometries whose sorted distances differ by less are the same
 ENERGY_SIGMAS, ENERGY_LEAST = 12.0, 0.3  # an outlier is off by so many robust deviations, and by so many hartree
+SPLITS = ("train", "val", "test")
 _SHOWN = 8  # offenders in the summary
 
 
@@ -156,6 +160,11 @@ def run_checks(table: LabelTable, gradient: float | None, with_inchi: bool = Tru
         Check(
             "closed shells, no atoms on top of each other", [str(row) for row in rows if isinstance(row, ValueError)]
         ),
+        Check(
+            "splits are train, val or test",
+            [f"{n} rows in {split!r}" for split, n in Counter(table.split).items() if split not in SPLITS],
+            "" if "val" in table.split else "no val molecule",
+        ),
         Check("no name twice", [name for name, n in Counter(table.name).items() if n > 1]),
         Check("no geometry twice", [f"{names[i]} and {names[j]}" for i, j in same_geometries(table)]),
         Check("no molecule in two splits", _leaks(molecules, splits), "by parent and QM9 index"),
@@ -209,6 +218,29 @@ def summary(table: LabelTable, checks: Sequence[Check]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _check_folder(out: Path | None) -> None:
+    """Make the folder of the results, before the work. Raises SetFileError where it cannot be written to."""
+    if out is None:
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise SetFileError(f"{out}: not a folder that can be written to ({error.strerror}); give -o another") from None
+
+
+def _write(out: Path, text: str, table: LabelTable, gradient: float | None) -> None:
+    from data.picture import draw
+
+    (out / "summary.md").write_text(text)
+    draw(table, aos(table), energy_residuals(table), gradient, out / "summary.png")
+
+
 def main() -> None:
     """Command line: print, write, and tell by the exit status."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
@@ -219,20 +251,27 @@ def main() -> None:
     )
     parser.add_argument("--no-inchi", action="store_true", help="do not compare InChI between splits; saves minutes")
     a = parser.parse_args()
+    files = ", ".join(map(str, a.labels))
     try:
+        _check_folder(a.out)
         table = read_table(a.labels)
-    except LabelError as error:
-        parser.exit(1, f"{error}\n")
-    gradient = a.gradient or stated_gradient(table.conv)
-    checks = run_checks(table, gradient, not a.no_inchi)
+        gradient = a.gradient or stated_gradient(table.conv)
+        checks = run_checks(table, gradient, not a.no_inchi)
+    except (LabelError, SetFileError) as error:
+        parser.exit(2, f"error: {error}\n")
+    except BasisNotFoundError as error:
+        parser.exit(
+            2, f"error: {files}: PySCF does not have the basis {table.basis!r} of the labels ({_line(error)})\n"
+        )
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:
+        parser.exit(2, f"error: {files}: damaged inside, copy or make it again ({_line(error)})\n")
     text = summary(table, checks)
     print(text, end="")
-    if a.out:
-        from data.picture import draw
-
-        a.out.mkdir(parents=True, exist_ok=True)
-        (a.out / "summary.md").write_text(text)
-        draw(table, aos(table), energy_residuals(table), gradient, a.out / "summary.png")
+    try:
+        if a.out:
+            _write(a.out, text, table, gradient)
+    except OSError as error:
+        parser.exit(2, f"error: {a.out}: cannot be written ({error})\n")
     parser.exit(int(any(check.offenders for check in checks)))
 
 

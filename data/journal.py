@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -139,7 +139,8 @@ class Journal:
         if changed:
             raise JournalError(
                 f"{self.path}: {changed[0]} (and {len(changed) - 1} others) were made from another source or with "
-                "other settings; give changed molecules another name, or choose another -o"
+                "other settings; choose another -o, or give changed molecules another name (those without names are "
+                "numbered: new ones go to the end)"
             )
 
     def retry_failed(self) -> None:
@@ -203,10 +204,11 @@ class Journal:
         query = "SELECT COALESCE(SUM(LENGTH(label) + LENGTH(geometry)), 0) FROM structure WHERE label IS NOT NULL"
         return int(self._rows(query)[0][0])
 
-    def failures(self) -> list[Failure]:
-        """All failures with their reasons."""
-        query = "SELECT ?, name, reason FROM {} WHERE status = 'failed' ORDER BY rowid"
-        return [Failure(*row) for kind in ("seed", "structure") for row in self._rows(query.format(kind), kind)]
+    def failures(self, seeds: Container[str]) -> list[Failure]:
+        """Failures with their reasons, of these molecules."""
+        query = "SELECT name, 'seed', name, reason FROM seed WHERE status = 'failed'"
+        query += " UNION ALL SELECT seed, 'structure', name, reason FROM structure WHERE status = 'failed'"
+        return [Failure(*row) for seed, *row in self._rows(query) if seed in seeds]
 
     def counts(self) -> Counts:
         """How far the run is."""

@@ -86,16 +86,18 @@ def main() -> None:
     task.add_argument("--check", type=Path, help="CSV file to compare with")
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="of energies, hartree")
     a = parser.parse_args()
+    if a.out and a.out.exists() and any(path.exists() and a.out.samefile(path) for path in a.labels):
+        parser.exit(1, f"{a.out}: is one of the label files, which -o would overwrite; give it another name\n")
     try:
         lines = manifest(read_table(a.labels))
         if a.check:
             differences = compare(lines, read_manifest(a.check), a.tolerance)
             print("\n".join([*differences, f"{len(lines)} structures, {len(differences)} differences"]))
             parser.exit(int(bool(differences)))
-    except (LabelError, SetFileError) as error:
+        a.out.unlink(missing_ok=True)
+        append_rows(a.out, lines)
+    except (LabelError, SetFileError, OSError) as error:
         parser.exit(1, f"{error}\n")
-    a.out.unlink(missing_ok=True)
-    append_rows(a.out, lines)
     print(f"{a.out}: {len(lines)} structures")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import sys
 import tempfile
 import time
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.checks import check_theory
 from data.cluster import connect
 from data.errors import JournalError, SetFileError
 from data.generate import recipe_text, theory_text
@@ -31,8 +33,9 @@ Recipes = Sequence[tuple[Source, Seed]]
 
 @dataclass(frozen=True)
 class Row:
-    """One run. labels, failed: structures; seconds: wall time, workers started and warm."""
+    """One run of the set of that name. labels, failed: structures; seconds: wall time, workers started and warm."""
 
+    set_name: str
     workers: int
     recipe: str
     labels: int
@@ -46,7 +49,10 @@ class Row:
 
 
 def measure(set_file: SetFile, recipes: Recipes, workers: int) -> Row:
-    """Label a set with a number of workers, from nothing, and throw the labels away."""
+    """Label a set with a number of workers, from nothing, and throw the labels away.
+
+    Raises SetFileError with the first reason where no label was made.
+    """
     warm = recipes[:workers]
     with tempfile.TemporaryDirectory() as folder, connect(None, workers, 1, set_file.labels.memory) as cluster:
         while cluster.count() < workers:
@@ -59,14 +65,17 @@ def measure(set_file: SetFile, recipes: Recipes, workers: int) -> Row:
                 by_name = {seed.name: (source, seed) for source, seed in part}
                 Run(journal, cluster, by_name, set_file.theory, set_file.labels).work()
                 seconds = time.perf_counter() - start
-                counts = journal.counts()
+                counts, failures = journal.counts(), journal.failures(by_name)
     recipe = "exact" if set_file.labels.exact else "fast"
-    return Row(workers, recipe, counts.labelled, counts.failed + counts.failed_seeds, seconds)
+    if not counts.labelled:
+        reason = f"{failures[0].name}: {failures[0].reason}" if failures else "there was nothing to label"
+        raise SetFileError(f"{workers} workers made no label, so there is nothing to time; {reason}")
+    return Row(set_file.name, workers, recipe, counts.labelled, counts.failed + counts.failed_seeds, seconds)
 
 
 def table(rows: Sequence[Row]) -> str:
     """Markdown: a line for each run; ratios to the first."""
-    first = rows[0].per_hour
+    first = rows[0].per_hour or math.nan
     lines = ["| workers | recipe | labels | failed | labels per hour | ratio |", "|---|---|---|---|---|---|"]
     lines += [
         f"| {r.workers} | {r.recipe} | {r.labels} | {r.failed} | {r.per_hour:.0f} | {r.per_hour / first:.2f} |"
@@ -75,28 +84,45 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
+def _rows(path: Path, set_name: str) -> list[Row]:
+    """Rows of one set in a file that may have others. Raises SetFileError for a file of other columns."""
+    try:
+        return [row for row in read_rows(path, Row) if row.set_name == set_name]
+    except (KeyError, TypeError, ValueError):
+        raise SetFileError(f"{path}: not a file of this command; move it away, or give -o another folder") from None
+
+
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m data.scaling", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("set", type=Path, help="set file (TOML)")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--workers", type=_positive, nargs="+", default=[1, 2])
     a = parser.parse_args()
+    path = a.out / "scaling.csv"
     try:
         set_file = read_set(a.set)
         recipes = read_sources(set_file)
-        done = {(row.workers, row.recipe) for row in read_rows(a.out / "scaling.csv", Row)}
+        check_theory(set_file.theory, [seed for _, seed in recipes])
+        path.parent.mkdir(parents=True, exist_ok=True)
         for workers, exact in [*((w, False) for w in a.workers), (max(a.workers), True)]:
-            if (workers, "exact" if exact else "fast") in done:
+            done = {(row.set_name, row.workers, row.recipe) for row in _rows(path, set_file.name)}
+            if (set_file.name, workers, "exact" if exact else "fast") in done:
                 continue
             labels = dataclasses.replace(set_file.labels, exact=exact)
-            append_rows(
-                a.out / "scaling.csv", [measure(dataclasses.replace(set_file, labels=labels), recipes, workers)]
-            )
+            append_rows(path, [measure(dataclasses.replace(set_file, labels=labels), recipes, workers)])
+        text = table(_rows(path, set_file.name))
     except (SetFileError, JournalError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(table(read_rows(a.out / "scaling.csv", Row)))
+    print(text)
     return 0
 
 

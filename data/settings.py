@@ -40,6 +40,7 @@ class TheoryLevel:
     grid_level: int = 3
 
     def __post_init__(self) -> None:
+        _require(bool(self.xc.strip() and self.basis.strip()), "theory.xc and theory.basis must not be empty")
         _require(0 <= self.grid_level <= 9, f"theory.grid_level is 0 to 9, not {self.grid_level}")
 
 
@@ -102,7 +103,7 @@ class Source:
         _require(self.kind in KINDS, f"source.kind {self.kind!r} is unknown; known are {', '.join(KINDS)}")
         _require(self.unit in UNITS, f"source.unit {self.unit!r} is unknown; known are {', '.join(UNITS)}")
         _require(self.ions in IONS, f"source.ions {self.ions!r} is unknown; known are {', '.join(IONS[1:])}")
-        for name, least in (("count", 0), ("max_atoms", 0), ("frames", 0), ("sites", 1)):
+        for name, least in (("count", 0), ("seed", 0), ("max_atoms", 0), ("frames", 0), ("sites", 1)):
             _require(getattr(self, name) >= least, f"source.{name} must be at least {least}")
         _require(self.temperature > 0 and self.interval > 0, "source.temperature and source.interval must be positive")
         _require(
@@ -159,7 +160,7 @@ def read_set(path: Path) -> SetFile:
             data = tomllib.load(file)
     except OSError as error:
         raise SetFileError(f"{path}: cannot be read ({error.strerror})") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SetFileError(f"{path}: not a TOML file ({error})") from None
     try:
         return dataclasses.replace(_parse(data, path.stem), folder=path.parent)
@@ -173,6 +174,7 @@ def _parse(data: dict[str, Any], stem: str) -> SetFile:
     _require(not unknown, f"unknown setting {unknown[0]!r}; known are {', '.join(known)}" if unknown else "")
     sources = data.get("source", [])
     _require(isinstance(sources, list) and bool(sources), "the set is empty; give at least one [[source]]")
+    _require(all(isinstance(s, dict) for s in sources), "'source' is a list of tables: write [[source]]")
     for key in ("theory", "labels", "split"):
         _require(isinstance(data.get(key, {}), dict), f"{key!r} is a table: write [{key}]")
     return SetFile(

@@ -28,10 +28,16 @@ def read_smiles(path: Path) -> list[tuple[str, str]]:
     entries = []
     for number, line in enumerate(lines, start=1):
         if line.strip() and not line.lstrip().startswith("#"):
-            smiles, _, name = line.strip().replace("\t", " ").partition(" ")
+            smiles, name = split_name(line)
             check_smiles(smiles, f"{path}, line {number}")
-            entries.append((smiles, name.strip()))
+            entries.append((smiles, name))
     return entries
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """SMILES and name, which any white space parts; either may be empty."""
+    smiles, name, *_ = [*text.split(maxsplit=1), "", ""]
+    return smiles, name.strip()
 
 
 def check_smiles(smiles: str, where: str) -> None:

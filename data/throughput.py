@@ -21,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import lib
 
+from data.checks import check_theory
 from data.errors import MoleculeError, SetFileError
 from data.label import Converged, converge
-from data.settings import LabelSettings, Source, TheoryLevel, read_set
-from data.structure import Structure
+from data.settings import LabelSettings, SetFile, Source, TheoryLevel, read_set
+from data.structure import Seed, Structure
 from pyscf_tracegrad.blas import one_blas_thread
 from training.labels import LabelError, LabelFile
 from training.rows import append_rows, read_rows
@@ -194,24 +195,22 @@ def draw(rows: Sequence[Row], theory: TheoryLevel, path: Path) -> None:
 def structures_of(a: argparse.Namespace) -> tuple[list[Structure], TheoryLevel, LabelSettings]:
     """Structures, level of theory and settings that the command line names.
 
-    Raises SetFileError or LabelError for what cannot be read.
+    Raises SetFileError or LabelError for what cannot be read, and for a level of theory that PySCF does not have.
     """
-    theory, settings = TheoryLevel(), LabelSettings()
     if a.labels is not None:
         file = LabelFile(a.labels)
         theory = TheoryLevel(file.theory.xc, file.theory.basis)
         structures = [Structure(r.name, r.atomic_numbers, r.positions, r.charge) for r in file]
-        return structures, theory, settings
+        check_theory(theory, [Seed(s.name, structure=s) for s in structures])
+        return structures, theory, LabelSettings()
     from data.prepare import prepare
-    from data.sources import read_source
+    from data.sources import read_sources
 
-    if a.qm9:
-        sources, folder = [Source(kind="qm9", indices=tuple(a.qm9))], Path()
-    else:
-        set_file = read_set(a.set)
-        sources, folder, theory, settings = [*set_file.source], set_file.folder, set_file.theory, set_file.labels
-    structures = [s for source in sources for seed in read_source(source, folder) for s in prepare(seed, source)]
-    return structures, theory, settings
+    set_file = SetFile("qm9", (Source(kind="qm9", indices=tuple(a.qm9)),)) if a.qm9 else read_set(a.set)
+    recipes = read_sources(set_file)
+    check_theory(set_file.theory, [seed for _, seed in recipes])
+    structures = [s for source, seed in recipes for s in prepare(seed, source)]
+    return structures, set_file.theory, set_file.labels
 
 
 def options() -> argparse.ArgumentParser:
@@ -231,19 +230,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns its exit status."""
     a = options().parse_args(arguments)
     try:
+        a.out.mkdir(parents=True, exist_ok=True)
         structures, theory, settings = structures_of(a)
-    except (SetFileError, LabelError, MoleculeError) as error:
+        if a.max_atoms:
+            structures = [s for s in structures if s.n_atoms <= a.max_atoms]
+        rows = run(spread(structures, a.count), theory, settings, a.out / "throughput.csv")
+        if not rows:
+            print("error: no molecule could be measured; see the reasons above", file=sys.stderr)
+            return 1
+        text = table(rows, theory, settings)
+        (a.out / "throughput.md").write_text(text)
+        draw(rows, theory, a.out / "throughput.png")
+    except (SetFileError, LabelError, MoleculeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if a.max_atoms:
-        structures = [s for s in structures if s.n_atoms <= a.max_atoms]
-    rows = run(spread(structures, a.count), theory, settings, a.out / "throughput.csv")
-    if not rows:
-        print("error: no molecule could be measured; see the reasons above", file=sys.stderr)
-        return 1
-    text = table(rows, theory, settings)
-    (a.out / "throughput.md").write_text(text)
-    draw(rows, theory, a.out / "throughput.png")
     print(text)
     return 0
 

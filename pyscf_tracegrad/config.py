@@ -105,6 +105,7 @@ def from_dict(cls: type[T], data: dict[str, Any], where: str = "") -> T:
         elif isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if default is not dataclasses.MISSING and default is not None and type(value) is not type(default):
-            raise ValueError(f"setting {where}{name} takes {type(default).__name__}, not {value!r}")
+            kind = "a list" if isinstance(default, tuple) else type(default).__name__
+            raise ValueError(f"setting {where}{name} takes {kind}, not {value!r}")
         values[name] = value
     return cls(**values)

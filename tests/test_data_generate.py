@@ -21,10 +21,11 @@ from distributed.scheduler import KilledWorker
 from pyscf import lib
 
 from data.cluster import connect, memory_limit
+from data.generate import main, recipe_text
 from data.journal import Journal
 from data.run import structures_of
 from data.settings import Source
-from data.structure import LabelRow
+from data.structure import LabelRow, Seed
 from training.labels import LabelFile
 
 ROOT = Path(__file__).parents[1]
@@ -73,8 +74,8 @@ def test_a_set_with_failures(tmp_path: Path) -> None:
     with (tmp_path / "set.failed.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert (row["kind"], row["name"]) == ("seed", "neon")
-    assert row["reason"]
-    assert row["reason"] in process.output  # type: ignore[attr-defined]
+    assert row["reason"].startswith("neon: no atom to protonate")
+    assert row["reason"].removeprefix("neon: ") in process.output  # type: ignore[attr-defined]
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -239,6 +240,50 @@ def test_the_number_of_structures_of_a_molecule() -> None:
     assert structures_of(Source(smiles=("O",), frames=2)) == 3
     assert structures_of(Source(smiles=("O",), frames=2, ions="protonate", sites=2)) == 9
     assert structures_of(Source(smiles=("O",), frames=1, ions="protonate", neutral=False)) == 2
+
+
+def command_line(*arguments: str) -> int:
+    """The command in this process, where no run is started."""
+    return main([str(a) for a in arguments])
+
+
+def test_what_a_run_leaves_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A label file is not replaced by an empty one, nor is a journal made for nothing."""
+    write_waters(tmp_path, 1)
+    out = tmp_path / "set.h5"
+    out.write_bytes(b"labels")
+    assert command_line(tmp_path / "set.toml", "-o", out, "--export") == 1
+    assert "there is nothing to export: no " in capsys.readouterr().err
+    for path in (tmp_path, tmp_path / "set", tmp_path / "set.journal", "."):
+        assert command_line(tmp_path / "set.toml", "-o", path) == 1
+        assert "-o is a label file, NAME.h5, not" in capsys.readouterr().err
+    for wrong in (["--workers", "0"], ["--threads", "-1"], ["--export", "--retry-failed"]):
+        with pytest.raises(SystemExit):
+            command_line(tmp_path / "set.toml", "-o", out, *wrong)
+    assert out.read_bytes() == b"labels"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set.h5", "set.toml", "waters.xyz"]
+
+
+def test_a_run_without_any_label_fails_and_writes_none(tmp_path: Path) -> None:
+    (tmp_path / "neon.xyz").write_text("1\n\nNe 0 0 0\n")
+    source = '[[source]]\nkind = "xyz"\nfiles = ["neon.xyz"]\nions = "protonate"\nneutral = false\n'
+    (tmp_path / "set.toml").write_text(f'[theory]\nxc = "hf"\nbasis = "sto-3g"\n{source}')
+    process = generate(tmp_path, "--workers", "1")
+    assert process.returncode == 1
+    assert "0 labels; 1 failed" in process.output  # type: ignore[attr-defined]
+    assert not (tmp_path / "set.h5").exists()
+
+
+def test_only_what_changes_a_structure_makes_it_another_one() -> None:
+    seed = Seed("water", smiles="O")
+    plain = recipe_text(Source(smiles=("O",)), seed)
+    for same in ({"interval": 5.0}, {"sites": 3}, {"count": 1}, {"max_atoms": 9}, {"smiles": ("O", "N")}):
+        assert recipe_text(Source(**{"smiles": ("O",), **same}), seed) == plain
+    for other in ({"seed": 1}, {"frames": 1}, {"relax": True}, {"ions": "protonate"}):
+        assert recipe_text(Source(**{"smiles": ("O",), **other}), seed) != plain
+    assert recipe_text(Source(smiles=("O",), frames=1), seed) != recipe_text(
+        Source(smiles=("O",), frames=1, interval=5.0), seed
+    )
 
 
 def hog(_: int) -> None:

@@ -69,7 +69,7 @@ def test_a_good_file_passes(tmp_path: Path) -> None:
     assert "| AOs | 24 | 29 | 34 |" in text
     assert "| H | 18 | 54 |" in text
     assert "| train | 9 | 1 | 8 | 0 |" in text
-    assert text.count("* OK") == 10
+    assert text.count("* OK") == 11
     assert inspect.stated_gradient(ATTRIBUTES.conv) == 2e-6
     assert inspect.stated_gradient("not stated") is None
 
@@ -212,10 +212,55 @@ def test_exit_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert status == 1
     assert "methane_md7 1.0e-07, and 10 more" in out  # eight are named
     status, out, err = run(inspect.main, monkeypatch, capsys, tmp_path / "none.h5")
-    assert (status, out) == (1, "")
+    assert (status, out) == (2, "")
     assert "none.h5: not a readable HDF5 file" in err
     write_labels(path, ATTRIBUTES, [])
     assert "holds no labels" in run(inspect.main, monkeypatch, capsys, path)[2]
+
+
+@pytest.mark.parametrize("dataset", ["fock", "name"])
+def test_damage_inside_a_file_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], dataset: str
+) -> None:
+    path = write(tmp_path / "a.h5", good_rows())
+    with h5py.File(path) as file:
+        chunk = file[dataset].id.get_chunk_info(0)
+    with path.open("rb+") as raw:
+        raw.seek(chunk.byte_offset + 4)  # of a name, its address in the file, not its length
+        raw.write(b"\xff" * 12)
+    status, out, err = run(inspect.main, monkeypatch, capsys, path, "--no-inchi")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "a.h5: damaged inside, copy or make it again" in err
+    if dataset == "name":
+        assert run(manifest.main, monkeypatch, capsys, path, "-o", tmp_path / "a.csv")[0] == 1
+
+
+def test_an_unknown_basis_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_labels(tmp_path / "a.h5", dataclasses.replace(ATTRIBUTES, basis="foo"), good_rows())
+    status, out, err = run(inspect.main, monkeypatch, capsys, tmp_path / "a.h5", "--no-inchi")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "PySCF does not have the basis 'foo' of the labels" in err
+
+
+def test_the_folder_is_checked_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "a.h5", good_rows())
+    status, out, err = run(inspect.main, monkeypatch, capsys, path, "-o", path)
+    assert (status, out) == (2, "")
+    assert "a.h5: not a folder that can be written to" in err
+    assert len(read_table([path])) == 18
+
+
+def test_splits_of_other_names_are_found_and_a_set_without_val_is_noted(tmp_path: Path) -> None:
+    rows = [(r, "valid" if split == "val" else split) for r, split in good_rows()]
+    found = failures(write(tmp_path / "a.h5", rows))
+    assert found == {"splits are train, val or test no val molecule": ["9 rows in 'valid'"]}
+    only = [(r, "train") for r, _ in good_rows()]
+    checks = inspect.run_checks(read_table([write(tmp_path / "a.h5", only)]), None)
+    assert "* OK: splits are train, val or test (no val molecule)" in [check.line() for check in checks]
 
 
 def test_the_picture_of_a_file_without_energies(tmp_path: Path) -> None:
@@ -256,6 +301,20 @@ def test_manifest_and_its_check(
     assert manifest.compare([unknown], [unknown]) == []
     write(path, good_rows()[1:])
     assert check()[:2] == (1, "methane_md0 is missing\n17 structures, 1 differences\n")
+
+
+def test_a_manifest_overwrites_no_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "a.h5", good_rows())
+    (tmp_path / "link.h5").symlink_to(path)
+    for out in (path, tmp_path / "link.h5"):
+        status, _, err = run(manifest.main, monkeypatch, capsys, path, "-o", out)
+        assert status == 1
+        assert "is one of the label files" in err
+    status, _, err = run(manifest.main, monkeypatch, capsys, path, "-o", tmp_path)
+    assert (status, err.count("\n")) == (1, 1)
+    assert len(read_table([path])) == 18
 
 
 def test_what_is_no_manifest(tmp_path: Path) -> None:

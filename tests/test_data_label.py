@@ -23,7 +23,7 @@ from data.fastlabel import Deadline, Exact
 from data.label import converge, estimated_memory, label, molecule
 from data.labelfile import Attributes, write_labels
 from data.settings import LabelSettings, TheoryLevel
-from data.structure import Structure
+from data.structure import LabelRow, Structure
 from training.labels import LabelFile
 
 ROOT = Path(__file__).parents[1]
@@ -347,6 +347,49 @@ def test_throughput_measures_each_molecule_once(
 def test_throughput_says_what_it_cannot_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert throughput.main(["--labels", str(tmp_path / "none.h5"), "-o", str(tmp_path)]) == 2
     assert "none.h5: not a readable HDF5 file" in capsys.readouterr().err
+
+
+def _set_file(path: Path, xc: str = "hf", basis: str = "sto-3g") -> Path:
+    two = "\n".join(f'[[source]]\nkind = "xyz"\nfiles = ["{folder}/a.xyz"]\n' for folder in ("h2", "he"))
+    for folder, atoms in (("h2", "2\n\nH 0 0 0\nH 0 0 0.74\n"), ("he", "1\n\nHe 0 0 0\n")):
+        (path / folder).mkdir(exist_ok=True)
+        (path / folder / "a.xyz").write_text(atoms)
+    (path / "set.toml").write_text(f'[theory]\nxc = "{xc}"\nbasis = "{basis}"\n{two}')
+    return path / "set.toml"
+
+
+def test_throughput_tells_molecules_of_one_name_apart(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert throughput.main([str(_set_file(tmp_path)), "-o", str(out)]) == 0
+    rows = throughput.read_rows(out / "throughput.csv", throughput.Row)
+    assert len(rows) == 4
+    assert {row.name: row.n_atoms for row in rows}.keys() == {"a_eq0", "a_s2_eq0"}
+    assert {row.n_atoms for row in rows if row.name == "a_s2_eq0"} == {1}
+
+
+@pytest.mark.parametrize(("theory", "message"), [({"xc": "b3lpy"}, "theory.xc 'b3lpy'"), ({"basis": "foo"}, "foo")])
+def test_throughput_checks_the_theory_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], theory: dict[str, str], message: str
+) -> None:
+    assert throughput.main([str(_set_file(tmp_path, **theory)), "-o", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: theory.")
+    assert message in error
+    labels = tmp_path / "labels.h5"
+    row = LabelRow(structure("He 0 0 0"), np.ones(1, dtype=np.float32), 0.0, 0.0)
+    facts = {"xc": "hf", "basis": "sto-3g"} | theory
+    write_labels(labels, Attributes(facts["xc"], facts["basis"], 3, "", ""), [(row, "train")])
+    assert throughput.main(["--labels", str(labels), "-o", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_throughput_needs_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    set_file = _set_file(tmp_path)
+    assert throughput.main([str(set_file), "-o", str(set_file)]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    (tmp_path / "out" / "throughput.md").mkdir(parents=True)
+    assert throughput.main([str(set_file), "-o", str(tmp_path / "out")]) == 2
+    assert "throughput.md" in capsys.readouterr().err
 
 
 def test_a_label_file_gives_back_the_fock_matrix(tmp_path: Path) -> None:

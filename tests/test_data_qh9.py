@@ -331,3 +331,45 @@ def test_unknown_degrees_are_refused() -> None:
     mol = gto.M(atom="Ne", basis={"Ne": [[5, [1.0, 1.0]]]}, verbose=0)
     with pytest.raises(SetFileError, match="degree 5"):
         hamiltonians.reorder(hamiltonians.CONVENTIONS[0], mol)
+
+
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    """(exit status, standard error) of data.hamiltonians."""
+    monkeypatch.setattr("sys.argv", ["hamiltonians", "--unit", "angstrom", *map(str, arguments)])
+    try:
+        hamiltonians.main()
+    except SystemExit as error:
+        return int(error.code or 0), capsys.readouterr().err
+    return 0, capsys.readouterr().err
+
+
+def test_what_the_command_line_cannot_use_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = write_npz(tmp_path / "a.npz", "orca"), tmp_path / "a.h5"
+    (tmp_path / "file").touch()
+    for xc, basis, to, message in (
+        ("pbe", BASIS, tmp_path, "a folder"),
+        ("pbe", BASIS, path, "or the file that is read"),
+        ("pbe", BASIS, tmp_path / "file" / "a.h5", "file"),
+        ("pbe", "foo", out, "a.npz, frame 0: theory.basis 'foo' has no functions for H"),
+        ("pbx", BASIS, out, "theory.xc 'pbx' is not a functional"),
+    ):
+        status, error = command(monkeypatch, capsys, path, "-o", to, "--xc", xc, "--basis", basis)
+        assert (status, error.count("\n")) == (1, 1)
+        assert message in error
+        assert not out.exists()
+    assert command(monkeypatch, capsys, path, "-o", out, "--xc", "pbe", "--basis", BASIS) == (0, "")
+    assert len(LabelFile(out)) == 3
+
+
+@pytest.mark.parametrize("short", ["H", "S", "E", "Z"])
+def test_arrays_of_different_lengths_are_refused(tmp_path: Path, short: str) -> None:
+    Z, R, H, S = frames()
+    arrays = {"R": R, "H": H, "S": S, "E": np.zeros(3), "Z": np.tile(Z, (3, 1))}
+    np.savez(tmp_path / "a.npz", **{key: a[:2] if key == short else a for key, a in arrays.items()})
+    with pytest.raises(SetFileError, match=r"a.npz: .*not as many of each: R \(3, 3, 3\)"):
+        list(hamiltonians.read_rows(tmp_path / "a.npz", BASIS, "angstrom"))
+    (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:-100])
+    with pytest.raises(SetFileError, match=r"a.npz: not a readable database"):
+        list(hamiltonians.read_rows(tmp_path / "a.npz", BASIS, "angstrom"))

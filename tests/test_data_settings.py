@@ -62,6 +62,10 @@ WRONG = {
     SOURCE + '[split]\nkind = "cross"\n': "split.kind 'cross' is unknown",
     SOURCE + '[split]\nkind = "size"\ntrain_atoms = 9\nval_atoms = 8\n': "must not exceed",
     "[theory\n": "not a TOML file",
+    "source = [1]\n": r"write \[\[source\]\]",
+    '[theory]\nxc = " "\n' + SOURCE: "must not be empty",
+    '[[source]]\nkind = "qm9"\ncount = 3\nseed = -1\n': "seed must be at least 0",
+    '[[source]]\nkind = "smiles"\nsmiles = "O"\n': "takes a list",
 }
 
 
@@ -72,6 +76,13 @@ def test_what_is_wrong_is_named_with_the_file(tmp_path: Path, text: str) -> None
         read_set(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_in_another_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "set.toml"
+    path.write_bytes('name = "é"\n'.encode("latin-1"))
+    with pytest.raises(SetFileError, match="not a TOML file"):
+        read_set(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -86,6 +97,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (TheoryLevel("mgga_x_br89_explicit"), "is not a functional that PySCF can use"),
         (TheoryLevel(basis="def2-xvp"), "has no functions for C"),
         (TheoryLevel(basis="3-21g"), "has no functions for Fr"),
+        (TheoryLevel(basis="sto-3g@2s"), "has no functions for"),
     ],
 )
 def test_an_impossible_level_of_theory_is_refused(theory: TheoryLevel, message: str) -> None:

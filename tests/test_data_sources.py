@@ -24,7 +24,7 @@ from rdkit.Chem import AllChem
 from data import qm9
 from data.errors import SetFileError
 from data.files import safe_name
-from data.settings import SetFile, Source
+from data.settings import SetFile, Source, read_set
 from data.sources import read_source, read_sources
 
 ANGSTROM = 1 / 0.529177210903  # bohr; CODATA 2018
@@ -58,13 +58,14 @@ def refused(source: Source, folder: Path, *parts: str) -> None:
 
 def test_smiles_are_named_by_the_file_or_counted(tmp_path: Path) -> None:
     write(tmp_path, "# a comment\nC methane\n\nCO\tmethyl alcohol\n[NH4+]\n", "list.smi")
-    seeds = read_source(Source(smiles=("O", "N ammonia"), files=("list.smi",)), tmp_path)
+    seeds = read_source(Source(smiles=("O", "N ammonia", " S\thydrogen \t sulfide "), files=("list.smi",)), tmp_path)
     assert [(s.name, s.smiles) for s in seeds] == [
         ("mol0001", "O"),
         ("ammonia", "N"),
+        ("hydrogen_sulfide", "S"),
         ("methane", "C"),
         ("methyl_alcohol", "CO"),
-        ("mol0005", "[NH4+]"),
+        ("mol0006", "[NH4+]"),
     ]
     assert all(s.structure is None for s in seeds)
 
@@ -97,6 +98,12 @@ def test_bad_lines_of_a_smiles_file_are_named(tmp_path: Path) -> None:
     refused(Source(files=("none.smi",)), tmp_path, "none.smi", "No such file")
     write(tmp_path, "# nothing\n", "list.smi")
     refused(Source(files=("list.smi",)), tmp_path, "list.smi", "no molecule")
+
+
+def test_a_bare_proton_is_read_in_silence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (seed,) = read_source(Source(smiles=("[H+]",), max_atoms=1), tmp_path)
+    assert seed.smiles == "[H+]"
+    assert capfd.readouterr().err == ""
 
 
 # XYZ
@@ -152,6 +159,19 @@ def test_extended_xyz_with_columns_and_without_a_period(tmp_path: Path) -> None:
         (xyz(WATER, "charge=0.5"), ("frame 1", "charge 0.5 is not an integer")),
         (xyz(WATER, "charge=minus"), ("frame 1", "charge minus is not an integer")),
         (xyz(WATER, "multiplicity=3"), ("frame 1", "open shell")),
+        (xyz(WATER, "Multiplicity=3"), ("frame 1", "open shell")),
+        (xyz(WATER, "charge: 2"), ("frame 1", "mentions a charge", "'charge: 2'", "`charge=2`")),
+        (xyz(WATER) + xyz(WATER, "it has Charge 2"), ("frame 2", "mentions a charge", "Charge 2")),
+        (xyz(WATER, "total_charge: 2"), ("frame 1", "mentions a charge")),
+        (xyz(WATER, "charge=2 Charge=0"), ("frame 1", "'charge' is stated twice")),
+        (xyz(WATER) + "5\n", ("frame 2 (line 6)", "0 atoms, expected 5")),
+        (xyz(WATER) + "\n5", ("frame 2 (line 7)", "0 atoms, expected 5")),
+        (xyz(WATER) + "\n" + xyz(WATER) + "\n\nthe end\n", ("frame 3 (line 14)", "'the end'", "number of atoms")),
+        (xyz(WATER) + "H 0 0 5\n", ("frame 2 (line 6)", "'H 0 0 5'", "number of atoms")),
+        (xyz(WATER) + "\n" + xyz(WATER) + xyz(WATER.replace("0.1173", "here")), ("frame 3 (line 12)", "XYZ format")),
+        (xyz(WATER).replace("H 0 0.7572", "\nH 0 0.7572"), ("frame 1", "1 atoms, expected 3")),
+        ("0\n\n", ("frame 1", "'0'", "number of atoms")),
+        (" \n\n", ("no frames",)),
         ("what is this\n", ("frame 1", "not in XYZ format")),
         ("", ("empty",)),
         (xyz("H 0 0 0\nH 0 0 0.1\n"), ("frame 1", "unit")),
@@ -160,6 +180,34 @@ def test_extended_xyz_with_columns_and_without_a_period(tmp_path: Path) -> None:
 )
 def test_bad_xyz_files_are_named(text: str, parts: tuple[str, ...], tmp_path: Path) -> None:
     refused(Source(kind="xyz", files=(write(tmp_path, text, "bad.xyz"),)), tmp_path, "bad.xyz", *parts)
+
+
+@pytest.mark.parametrize(("before", "between", "after"), [("", "\n", ""), ("\n", " \n\n", "\n\n"), ("", "\r\n", " ")])
+def test_blank_lines_around_frames_are_skipped(before: str, between: str, after: str, tmp_path: Path) -> None:
+    frames = [xyz(WATER), xyz(HYDROXIDE, "charge=-1"), xyz("He 0 0 0\n")]
+    write(tmp_path, before + between.join(frames) + after)
+    seeds = read_source(Source(kind="xyz", files=("water.xyz",)), tmp_path)
+    assert [s.structure.atomic_numbers.tolist() for s in seeds if s.structure] == [[8, 1, 1], [8, 1], [2]]
+    assert [s.structure.charge for s in seeds if s.structure] == [0, -1, 0]
+
+
+@pytest.mark.parametrize(
+    ("comment", "charge"),
+    [
+        ("Charge=-2", -2),
+        ("CHARGE=2 energy=1.5", 2),
+        ("Total_Charge = 2", 2),
+        ("charge='2'", 2),
+        ("water without one", 4),
+        ("Properties=species:S:1:pos:R:3:charge:R:1", 4),  # a column of partial charges
+    ],
+)
+def test_charges_of_comment_lines(comment: str, charge: int, tmp_path: Path) -> None:
+    atoms = "".join(f"{line} 0.1\n" for line in WATER.splitlines())
+    source = Source(kind="xyz", files=(write(tmp_path, xyz(atoms, comment)),), charge=4)
+    (seed,) = read_source(source, tmp_path)
+    assert seed.structure is not None
+    assert seed.structure.charge == charge
 
 
 def test_angstrom_taken_for_bohr_is_noticed(tmp_path: Path) -> None:
@@ -350,7 +398,7 @@ def test_qm9_draws_from_all_of_it(tmp_path: Path) -> None:
     assert table.lines["n_atoms"].mean() == pytest.approx(18.0, abs=0.05)
     seeds = read_source(Source(kind="qm9", count=20, seed=5, max_atoms=12), tmp_path)
     small = table.lines["index"][table.lines["n_atoms"] <= 12]
-    expected = sorted(np.random.default_rng(5).choice(len(small), 20, replace=False))
+    expected = sorted(np.random.default_rng(5).permutation(len(small))[:20])
     assert [s.structure.gdb_index for s in seeds if s.structure] == small[expected].tolist()
     assert max(s.structure.n_atoms for s in seeds if s.structure) <= 12
 
@@ -381,9 +429,29 @@ def test_draws_are_repeatable_and_in_order(tmp_path: Path) -> None:
     refused(Source(smiles=alkanes, max_atoms=4), tmp_path, "no molecule of at most 4 atoms")
 
 
+def test_a_larger_draw_keeps_the_smaller_one(tmp_path: Path) -> None:
+    alkanes = tuple("C" * n for n in range(1, 21))
+    draws = [{s.smiles for s in read_source(Source(smiles=alkanes, count=k, seed=7), tmp_path)} for k in range(1, 21)]
+    assert [len(draw) for draw in draws] == list(range(1, 21))
+    assert all(smaller < larger for smaller, larger in itertools.pairwise(draws))
+
+
+def test_the_example_set_draws_no_molecule_twice() -> None:
+    found = read_sources(read_set(Path(__file__).parents[1] / "data" / "sets" / "shipped-like.toml"))
+    indices = [seed.structure.gdb_index for _, seed in found if seed.structure]
+    assert len(indices) == len(set(indices)) == 910
+
+
 def test_doubled_names_are_refused(tmp_path: Path) -> None:
     refused(Source(smiles=("C a", "N a")), tmp_path, "'a'", "rename")
-    refused(Source(smiles=("C a/b", "N a_b")), tmp_path, "'a_b'", "rename")
+    left_out = "named 'wasser' once characters that do not go into file names are left out"
+    refused(Source(smiles=("C wasser", "N \u00fcwasser")), tmp_path, left_out, "'\u00fcwasser'", "rename")
+    refused(Source(smiles=("C a/b", "N a_b")), tmp_path, "'a_b' once", "'a/b' and 'a_b'", "rename")
+    with pytest.raises(SetFileError, match="two molecules are named 'a';"):
+        read_source(Source(smiles=("C a", "N a")), tmp_path)
+    for name in ("h2o.xyz", "(h2o.xyz"):
+        write(tmp_path, xyz(WATER), name)
+    refused(Source(kind="xyz", files=("h2o.xyz", "(h2o.xyz")), tmp_path, "'h2o' once", "'(h2o'", "rename")
     refused(Source(smiles=("C a", "N a_ionp3")), tmp_path, "'a_ionp3'", "ion of 'a'")
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
