@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -222,6 +223,14 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def _read(paths: Sequence[Path]) -> LabelTable:
+    table = read_table(paths)
+    if not 0 < table.atomic_numbers.min() <= table.atomic_numbers.max() < len(ELEMENTS):
+        files = ", ".join(map(str, paths))
+        raise LabelError(f"{files}: atomic numbers that no element has; copy the file or make it again")
+    return table
+
+
 def _check_folder(out: Path | None) -> None:
     """Make the folder of the results, before the work. Raises SetFileError where it cannot be written to."""
     if out is None:
@@ -238,7 +247,10 @@ def _write(out: Path, text: str, table: LabelTable, gradient: float | None) -> N
     from data.picture import draw
 
     (out / "summary.md").write_text(text)
-    draw(table, aos(table), energy_residuals(table), gradient, out / "summary.png")
+    if set(table.split) & set(SPLITS):
+        draw(table, aos(table), energy_residuals(table), gradient, out / "summary.png")
+    else:
+        print(f"no picture: no structure is in any of {', '.join(SPLITS)}", file=sys.stderr)
 
 
 def main() -> None:
@@ -254,7 +266,7 @@ def main() -> None:
     files = ", ".join(map(str, a.labels))
     try:
         _check_folder(a.out)
-        table = read_table(a.labels)
+        table = _read(a.labels)
         gradient = a.gradient or stated_gradient(table.conv)
         checks = run_checks(table, gradient, not a.no_inchi)
     except (LabelError, SetFileError) as error:

@@ -244,6 +244,20 @@ def test_an_unknown_basis_is_one_line(
     assert "PySCF does not have the basis 'foo' of the labels" in err
 
 
+def test_elements_and_splits_that_do_not_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "a.h5", [(r, "dev") for r, _ in good_rows()])
+    status, out, err = run(inspect.main, monkeypatch, capsys, path, "--no-inchi", "-o", tmp_path / "out")
+    assert (status, err) == (1, "no picture: no structure is in any of train, val, test\n")
+    assert (tmp_path / "out" / "summary.md").read_text() == out
+    with h5py.File(path, "r+") as file:
+        file["atomic_numbers"][0] = 200
+    status, out, err = run(inspect.main, monkeypatch, capsys, path, "--no-inchi")
+    assert (status, out) == (2, "")
+    assert "a.h5: atomic numbers that no element has" in err
+
+
 def test_the_folder_is_checked_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
