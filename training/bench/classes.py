@@ -29,8 +29,8 @@ minus that from minao.
 
 The order of degenerate orbitals is decided by the grid in OH, whose energy agrees to 2e-7 hartree only; GKS OH and
 smeared OH end in a lower solution than from minao. The second points of the scanner and of geomeTRIC start from their
-own first density, as PySCF does it; `newton()` counts macro cycles. Hartree-Fock with its integrals in memory is refined by
-these, so that its builds inside the guess are exact ones.
+own first density, as PySCF does it; `newton()` counts macro cycles. Hartree-Fock with its integrals in memory is
+refined by these, so that its builds inside the guess are exact ones.
 
 """
 GROUPS = tuple(dict.fromkeys(case.group for case in CASES))
