@@ -112,9 +112,9 @@ def test_workers_may_be_killed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_workers_are_killed_at_random_until_the_set_is_complete(tmp_path: Path) -> None:
-    write_waters(tmp_path, 40, 'xc = "b3lyp"\nbasis = "sto-3g"')
-    assert chaos(tmp_path, (0.5, 6.0), most=1000) > 5
-    check_waters(tmp_path, 40)
+    write_waters(tmp_path, 120, 'xc = "b3lyp"\nbasis = "sto-3g"')
+    assert chaos(tmp_path, (0.5, 4.0), most=1000) > 5
+    check_waters(tmp_path, 120)
 
 
 def wait_for_labels(folder: Path) -> None:
