@@ -140,7 +140,9 @@ def summary(rows: list[Row]) -> str:
     failed = [r.name for r in rows if r.cycles > 0 and not r.converged]
     if any(r.cycles > 0 for r in rows):
         lines.append(f"\nnot converged: {', '.join(failed) or 'none'}")
-        lines.append(f"largest energy difference to the labels: {max(r.energy_error for r in rows):.1e} hartree")
+        errors = [r.energy_error for r in rows if not np.isnan(r.energy_error)]  # foreign labels may have no energies
+        if errors:
+            lines.append(f"largest energy difference to the labels: {max(errors):.1e} hartree")
     return "\n".join(lines)
 
 

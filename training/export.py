@@ -34,7 +34,7 @@ training molecules. `data/manifests/shipped.csv` lists every structure with its 
 
 ## Level of theory
 
-{xc} (PySCF's own `b3lyp` since 2.3) / {basis}, grid level 3, gas phase, closed shell.
+{xc} / {basis}, grid level 3, gas phase, closed shell.
 
 ## Settings
 
@@ -68,7 +68,7 @@ def card(checkpoint: Checkpoint, name: str, digest: str, figures: str) -> str:
         digest=digest,
         molecules=checkpoint.metadata["molecules"],
         elements=" ".join(names.get(z, str(z)) for z in checkpoint.shells.elements),
-        xc=checkpoint.xc,
+        xc=checkpoint.xc + (" (PySCF's own `b3lyp` since 2.3)" if checkpoint.xc == "b3lyp" else ""),
         basis=checkpoint.basis,
         config="\n".join(f"* {key}: {value}" for key, value in config.items()),
         facts=", ".join(f"{value} {key}" for key, value in checkpoint.metadata.items()),
