@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Sequence
 
@@ -30,15 +31,7 @@ def check_theory(theory: TheoryLevel, seeds: Sequence[Seed]) -> None:
 
     A basis that goes with an effective core potential is refused: label files of version 1 have no place for it.
     """
-    if theory.xc.lower() != "hf":
-        helium = gto.M(atom="He", basis="sto-3g", verbose=0)
-        try:  # one build tells more than the name: a Laplacian, or a dispersion correction that is not installed
-            dft.RKS(helium, xc=theory.xc).energy_tot(np.array([[2.0]]))
-        except (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            text = " ".join(str(error).split())
-            raise SetFileError(
-                f"theory.xc {theory.xc!r} is not a functional that PySCF can use here ({text})"
-            ) from None
+    _check_functional(theory.xc)
     for symbol in sorted(set().union(*map(elements_of, seeds))):
         if not _has_functions(theory.basis, symbol):
             raise SetFileError(
@@ -49,6 +42,18 @@ def check_theory(theory: TheoryLevel, seeds: Sequence[Seed]) -> None:
                 f"theory.basis {theory.basis!r} goes with an effective core potential for {symbol}; label files hold "
                 "all-electron labels only. Leave such molecules out, or choose an all-electron basis"
             )
+
+
+@functools.cache  # every label asks
+def _check_functional(xc: str) -> None:
+    if xc.lower() == "hf":
+        return
+    helium = gto.M(atom="He", basis="sto-3g", verbose=0)
+    try:  # one build tells more than the name: a Laplacian, or a dispersion correction that is not installed
+        dft.RKS(helium, xc=xc).energy_tot(np.array([[2.0]]))
+    except (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise SetFileError(f"theory.xc {xc!r} is not a functional that PySCF can use here ({text})") from None
 
 
 def _has_functions(basis: str, symbol: str) -> bool:

@@ -27,7 +27,7 @@ from pyscf.scf.diis import CDIIS
 from data.errors import MoleculeError
 from data.settings import TheoryLevel
 from pyscf_tracegrad.calculation import Calculation, State
-from pyscf_tracegrad.cheapfock import CheapFock
+from pyscf_tracegrad.cheapfock import CheapFock, OwnJK
 
 Array = NDArray[np.float64]
 
@@ -150,21 +150,11 @@ class Exact:
                 self.theory.grid_level,
                 hcore=calculation.hcore,
                 keep_ao_after=_NEVER,
-                with_df=_ExactJK(self.mf),
+                with_df=OwnJK(self.mf),
             )
         self.builds += 1
         fock = self._quick_fock(state.dm)
         return fock, calculation.gradient(state, fock)
-
-
-class _ExactJK:
-    """J and K by the exact integrals, in the place of density fitting."""
-
-    def __init__(self, mf: Any) -> None:
-        self.mf = mf
-
-    def get_jk(self, dm: Any, hermi: int = 1, with_j: bool = True, with_k: bool = True, omega: Any = None) -> Any:
-        return self.mf.get_jk(self.mf.mol, dm, hermi, with_j, with_k, omega)
 
 
 class _CheapSCF:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from data.checks import check_theory
-from data.cluster import connect, memory_limit
+from data.cluster import Workers, connect, memory_limit
 from data.errors import JournalError, SetFileError
 from data.journal import Failure, Journal
 from data.labelfile import Attributes, write_labels
@@ -99,6 +99,17 @@ def write_failures(path: Path, failures: Sequence[Failure]) -> None:
         writer.writerows((f.kind, f.name, f.reason) for f in failures)
 
 
+def enter(journal: Journal, recipes: Sequence[tuple[Source, Seed]]) -> None:
+    """Enter the molecules of a set into its journal. Raises JournalError as `Journal.add_seeds`."""
+    journal.add_seeds([(seed.name, recipe_text(source, seed)) for source, seed in recipes])
+
+
+def work_off(journal: Journal, recipes: Sequence[tuple[Source, Seed]], set_file: SetFile, workers: Workers) -> None:
+    """Prepare and label what the journal has of a set and has not done. Raises JournalError as `Run.work`."""
+    by_name = {seed.name: (source, seed) for source, seed in recipes}
+    Run(journal, workers, by_name, set_file.theory, set_file.labels).work()
+
+
 def generate(set_file: SetFile, out: Path, a: argparse.Namespace) -> int:
     """Read the molecules, do what is left of the run, write the label file; returns the number of labels."""
     recipes = read_sources(set_file)
@@ -107,13 +118,12 @@ def generate(set_file: SetFile, out: Path, a: argparse.Namespace) -> int:
     if a.export and not path.exists():
         raise SetFileError(f"there is nothing to export: no {path}")
     with Journal(path, theory_text(set_file)) as journal:
-        journal.add_seeds([(seed.name, recipe_text(source, seed)) for source, seed in recipes])
+        enter(journal, recipes)
         if a.retry_failed:
             journal.retry_failed()
         if not a.export:
             with connect(a.scheduler, a.workers, a.threads, set_file.labels.memory) as workers:
-                by_name = {seed.name: (source, seed) for source, seed in recipes}
-                Run(journal, workers, by_name, set_file.theory, set_file.labels).work()
+                work_off(journal, recipes, set_file, workers)
         failures = journal.failures({seed.name for _, seed in recipes})
         n = export(set_file, recipes, journal, out) if journal.size() else 0
     failed = out.with_suffix(".failed.csv")
@@ -125,10 +135,10 @@ def generate(set_file: SetFile, out: Path, a: argparse.Namespace) -> int:
 
 
 def positive(text: str) -> int:
-    """Type of an option. Raises ValueError, which argparse tells."""
+    """Type of an option: a whole number above 0. Raises what argparse tells."""
     number = int(text)
     if number < 1:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return number
 
 

@@ -20,9 +20,8 @@ from pathlib import Path
 from data.checks import check_theory
 from data.cluster import connect
 from data.errors import JournalError, SetFileError
-from data.generate import recipe_text, theory_text
+from data.generate import enter, positive, theory_text, work_off
 from data.journal import Journal
-from data.run import Run
 from data.settings import SetFile, Source, read_set
 from data.sources import read_sources
 from data.structure import Seed
@@ -60,12 +59,11 @@ def measure(set_file: SetFile, recipes: Recipes, workers: int) -> Row:
             time.sleep(0.1)
         for name, part in (("warm", warm), ("all", recipes)):
             with Journal(Path(folder) / name, theory_text(set_file)) as journal:
-                journal.add_seeds([(seed.name, recipe_text(source, seed)) for source, seed in part])
+                enter(journal, part)
                 start = time.perf_counter()
-                by_name = {seed.name: (source, seed) for source, seed in part}
-                Run(journal, cluster, by_name, set_file.theory, set_file.labels).work()
+                work_off(journal, part, set_file, cluster)
                 seconds = time.perf_counter() - start
-                counts, failures = journal.counts(), journal.failures(by_name)
+                counts, failures = journal.counts(), journal.failures({seed.name for _, seed in part})
     recipe = "exact" if set_file.labels.exact else "fast"
     if not counts.labelled:
         reason = f"{failures[0].name}: {failures[0].reason}" if failures else "there was nothing to label"
@@ -84,13 +82,6 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return number
-
-
 def _rows(path: Path, set_name: str) -> list[Row]:
     """Rows of one set in a file that may have others. Raises SetFileError for a file of other columns."""
     try:
@@ -104,7 +95,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m data.scaling", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("set", type=Path, help="set file (TOML)")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--workers", type=_positive, nargs="+", default=[1, 2])
+    parser.add_argument("--workers", type=positive, nargs="+", default=[1, 2])
     a = parser.parse_args()
     path = a.out / "scaling.csv"
     try:

@@ -149,9 +149,9 @@ class CheapFock:
 
 
 class OwnJK:
-    """J and K of an SCF object with its own integrals in memory, in the place of density fitting.
+    """J and K of an SCF object by its own integrals, in the place of density fitting.
 
-    They are made at the first call and stay on the object, where its SCF needs them next.
+    Integrals that fit into memory are made at the first call and stay on the object, where its SCF needs them next.
     """
 
     def __init__(self, mf: Any) -> None:

@@ -89,7 +89,7 @@ def test_a_run_without_labels_is_refused(
         def work(self) -> None:
             self.journal.failed(Failure("seed", "mol0001", "it burnt down"))
 
-    monkeypatch.setattr(scaling, "Run", Failing)
+    monkeypatch.setattr("data.generate.Run", Failing)
     path = set_file(tmp_path / "1.toml")
     it = read_set(path)
     with pytest.raises(SetFileError, match=r"1 workers made no label, .*; mol0001: it burnt down"):
