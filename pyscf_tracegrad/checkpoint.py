@@ -19,8 +19,9 @@ from pyscf_tracegrad.config import ModelConfig, from_dict
 from pyscf_tracegrad.errors import CheckpointError
 from pyscf_tracegrad.model import FockModel
 from pyscf_tracegrad.orbitals import ShellTable
+from pyscf_tracegrad.upgrades import VERSION, upgrade
 
-FORMAT, VERSION = "pyscf_tracegrad-model", 1
+FORMAT = "pyscf_tracegrad-model"
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path}: not a checkpoint of pyscf_tracegrad ({type(error).__name__})") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of pyscf_tracegrad")
-    if data.get("version") != VERSION:
-        raise CheckpointError(
-            f"{path}: format version {data.get('version')!r}, this release reads version {VERSION}; "
-            "install the release that wrote it, or export the model again"
-        )
+    try:
+        data = upgrade(data)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     try:
         config = from_dict(ModelConfig, data["config"])
         shells = ShellTable.from_list(data["shells"])

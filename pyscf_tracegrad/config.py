@@ -58,8 +58,11 @@ class ModelConfig:
     radial: number of radial functions of a distance.
     cutoff: bohr; pairs beyond it keep the reference. Must cover what the damped steps leave over.
     message_scale: bohr; width of the Gaussian that damps messages with distance.
+    inputs: which matrices the network sees as blocks: `all` (F_ref and the responses G), `reference` (F_ref alone), or
+        `none` (elements, charge and positions only, as the published networks).
     invariants: quadratic invariants of TraceGrad (paper: 1024); cost is linear in it.
-    tracegrad: whether TraceGrad is applied to pair and on-site features.
+    gradient: add the gradient of the invariants to the features (the paper's Grad).
+    traces: predict the traces of the blocks from the invariants, for the auxiliary loss (the paper's Trace).
     trace_hidden: width of the invariant decoder that predicts the traces (paper: 1024).
     """
 
@@ -71,8 +74,10 @@ class ModelConfig:
     radial: int = 32
     cutoff: float = 20.0
     message_scale: float = 9.0
+    inputs: Literal["all", "reference", "none"] = "all"
     invariants: int = 128
-    tracegrad: bool = True
+    gradient: bool = True
+    traces: bool = True
     trace_hidden: int = 128
 
     def __post_init__(self) -> None:
@@ -81,6 +86,13 @@ class ModelConfig:
                 raise ValueError(f"model setting {name} must be positive, not {getattr(self, name)}")
         if self.cutoff <= 0 or self.message_scale <= 0:
             raise ValueError("cutoff and message_scale are lengths in bohr and must be positive")
+        if self.inputs not in ("all", "reference", "none"):
+            raise ValueError(f"model setting inputs is 'all', 'reference' or 'none', not {self.inputs!r}")
+
+    @property
+    def fields(self) -> int:
+        """Number of matrices that the network sees: F_ref first, then the responses."""
+        return {"all": 1 + self.reference.n_responses, "reference": 1, "none": 0}[self.inputs]
 
 
 def from_dict(cls: type[T], data: dict[str, Any], where: str = "") -> T:

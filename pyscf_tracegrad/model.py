@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from pyscf_tracegrad.backbones import BackboneInput, BackboneSpec, make_backbone
 from pyscf_tracegrad.block_basis import pair_basis, site_basis
-from pyscf_tracegrad.blocks import PairDecoder, SiteDecoder
 from pyscf_tracegrad.config import ModelConfig
-from pyscf_tracegrad.layers.constant import Constant
 from pyscf_tracegrad.layers.convolution import BondFrames
 from pyscf_tracegrad.layers.degrees import block_diagonal, bond_rotations, degrees
 from pyscf_tracegrad.layers.radial import RadialBasis, smooth_cutoff
+from pyscf_tracegrad.projection import BlockProjection
 from pyscf_tracegrad.standardise import PairBins, Standardiser, n_bins
 
 
@@ -54,7 +53,7 @@ class FockBlocks:
 
     site (n_atoms, width, width) and pair (n_edges, width, width): hartree, network order.
     site_components, pair_components: the same in standard units, (n_atoms, n_rows) and (2 n_edges, width^2).
-    site_traces, pair_traces: predicted tr(H_pq H_pq^T) per shell pair in standard units, None without TraceGrad.
+    site_traces, pair_traces: predicted tr(H_pq H_pq^T) per shell pair in standard units, None where not predicted.
     """
 
     site: Tensor
@@ -71,11 +70,11 @@ def block_traces(components: Tensor, shell_pair: Tensor, n_pairs: int) -> Tensor
 
 
 class TraceDecoder(nn.Sequential):
-    """Four-layer invariant decoder of TraceGrad: z (n, Z) -> traces (n, Z)."""
+    """Four-layer invariant decoder of TraceGrad: z (n, inputs) of all modules -> traces (n, outputs)."""
 
-    def __init__(self, outputs: int, hidden: int) -> None:
+    def __init__(self, inputs: int, outputs: int, hidden: int) -> None:
         layers: list[nn.Module] = []
-        for c_in in (outputs, hidden, hidden):
+        for c_in in (inputs, hidden, hidden):
             layers += [nn.Linear(c_in, hidden), nn.LayerNorm(hidden), nn.SiLU()]
         super().__init__(*layers, nn.Linear(hidden, outputs))
 
@@ -89,49 +88,57 @@ class FockModel(nn.Module):
     def __init__(self, config: ModelConfig, shells: tuple[int, ...], n_elements: int) -> None:
         super().__init__()
         self.config, self.shells, self.n_elements = config, shells, n_elements
-        self.width = sum(2 * l + 1 for l in shells)
-        self.fields = 1 + config.reference.n_responses
         site, pair = site_basis(shells), pair_basis(shells)
-        self._site_basis = Constant(site.matrices)
-        self._pair_basis, self._pair_basis_reverse = Constant(pair.forward), Constant(pair.reverse)
+        self.projection = BlockProjection(site, pair)
         self._shell_pairs = torch.as_tensor(site.shell_pair), torch.as_tensor(pair.shell_pair)
-        z = len(shells) ** 2
-        spec = BackboneSpec(n_elements, self.fields, site, pair, z)
-        self.inputs = nn.ModuleList(Standardiser(site, pair, n_elements, config.cutoff) for _ in range(self.fields))
+        spec = BackboneSpec(n_elements, shells, site, pair)
+        self.inputs = nn.ModuleList(Standardiser(site, pair, n_elements, config.cutoff) for _ in range(config.fields))
         self.output = Standardiser(site, pair, n_elements, config.cutoff)
         self.radial = RadialBasis(config.radial, config.cutoff)
         self.backbone = make_backbone(config, spec)
-        self.element = nn.Embedding(n_elements, config.channels)
-        self.site_decoder = SiteDecoder(site, config.l_max, config.channels, config.channels)
-        self.pair_decoder = PairDecoder(pair, config.l_max, config.channels)
-        self.site_trace = TraceDecoder(z, config.trace_hidden) if config.tracegrad else None
-        self.pair_trace = TraceDecoder(z, config.trace_hidden) if config.tracegrad else None
+        self.site_trace = self._trace_decoder(self.backbone.node_invariants, spec)
+        self.pair_trace = self._trace_decoder(self.backbone.pair_invariants, spec)
+
+    def _trace_decoder(self, invariants: int, spec: BackboneSpec) -> TraceDecoder | None:
+        if not self.config.traces or not invariants:
+            return None
+        return TraceDecoder(invariants, spec.n_shell_pairs, self.config.trace_hidden)
 
     @property
     def dtype(self) -> torch.dtype:
         """Floating-point type of the parameters."""
-        return self.element.weight.dtype
+        return next(self.parameters()).dtype
 
     def forward(self, inputs: ModelInput) -> FockBlocks:
         """Blocks of dF for a molecule or a batch."""
         frames, shell_rotation, bins = self._geometry(inputs)
-        site = self.site_components(inputs.site)
-        pair = self.pair_components(inputs.pair, shell_rotation)
-        scaled_site = [s.site_forward(site[:, k], inputs.element) for k, s in enumerate(self._inputs())]
-        scaled_pair = [s.pair_forward(pair[:, k], bins) for k, s in enumerate(self._inputs())]
-        charge = inputs.charge.to(self.dtype)
-        features = self.backbone(
-            BackboneInput(inputs.element, charge, frames, torch.stack(scaled_site, 1), torch.stack(scaled_pair, 1))
+        i, j = inputs.edge_index
+        fields = self.config.fields
+        site = self.projection.site(inputs.site[:, :fields].to(self.dtype))
+        pair = self.projection.pair(inputs.pair[:, :fields].to(self.dtype), shell_rotation)
+        for k, standardiser in enumerate(self._inputs()):
+            site[:, k] = standardiser.site_forward(site[:, k], inputs.element)
+            pair[:, k] = standardiser.pair_forward(pair[:, k], bins)
+        found = self.backbone(
+            BackboneInput(
+                element=inputs.element,
+                charge=inputs.charge.to(self.dtype),
+                frames=frames,
+                vectors=(inputs.positions[j] - inputs.positions[i]).to(self.dtype),
+                shell_rotation=shell_rotation,
+                site=site,
+                pair=pair,
+            )
         )
-        site_out = self.site_decoder(features.node, self.element(inputs.element))
-        pair_out = self.pair_decoder(features.pair)
+        site_out = self.output.site_inverse(found.site, inputs.element)
+        pair_out = self.output.pair_inverse(found.pair, bins)
         return FockBlocks(
-            self._site_blocks(site_out, inputs.element),
-            self._pair_blocks(pair_out, bins, shell_rotation, frames.envelope_out),
-            site_out,
-            pair_out,
-            None if self.site_trace is None else self.site_trace(features.node_invariants),
-            None if self.pair_trace is None else self.pair_trace(features.pair_invariants),
+            self.projection.site_blocks(site_out),
+            self.projection.pair_blocks(pair_out, shell_rotation, frames.envelope_out),
+            found.site,
+            found.pair,
+            None if self.site_trace is None else self.site_trace(found.node_invariants),
+            None if self.pair_trace is None else self.pair_trace(found.pair_invariants),
         )
 
     def _inputs(self) -> list[Standardiser]:
@@ -154,22 +161,11 @@ class FockModel(nn.Module):
         bins = PairBins.of(first, second, distance.repeat(2), self.n_elements, n_bins(self.config.cutoff))
         return frames, shell_rotation, bins
 
-    def site_components(self, blocks: Tensor) -> Tensor:
-        """Components (n_atoms, fields, n_rows), hartree, of on-site blocks (n_atoms, fields, width, width)."""
-        flat = blocks.to(self.dtype).flatten(2)
-        return flat @ self._site_basis(flat).T
-
-    def pair_components(self, blocks: Tensor, shell_rotation: Tensor) -> Tensor:
-        """Components (2 n_edges, fields, width^2), hartree, of pair blocks in both directions of their frames."""
-        rotation = shell_rotation[:, None]
-        local = (rotation.transpose(2, 3) @ blocks.to(self.dtype) @ rotation).flatten(2)
-        return torch.cat([local @ self._pair_basis(local).T, local @ self._pair_basis_reverse(local).T], 0)
-
     def standardise_target(self, inputs: ModelInput, site: Tensor, pair: Tensor) -> tuple[Tensor, Tensor]:
         """Components in standard units of known blocks of dF, as in `FockBlocks`, for the trace loss."""
         _, shell_rotation, bins = self._geometry(inputs)
-        pair_components = self.pair_components(pair[:, None], shell_rotation)[:, 0]
-        site_components = self.site_components(site[:, None])[:, 0]
+        site_components = self.projection.site(site[:, None].to(self.dtype))[:, 0]
+        pair_components = self.projection.pair(pair[:, None].to(self.dtype), shell_rotation)[:, 0]
         return (
             self.output.site_forward(site_components, inputs.element),
             self.output.pair_forward(pair_components, bins),
@@ -186,28 +182,14 @@ class FockModel(nn.Module):
     def trace_mismatch(self, blocks: FockBlocks) -> float:
         """Mean difference between predicted traces and the traces of the predicted blocks, over the mean of the latter.
 
-        0 for a model without TraceGrad. On-site and pair blocks count alike.
+        0 for a model that predicts none. On-site and pair blocks count alike.
         """
-        if blocks.site_traces is None or blocks.pair_traces is None:
-            return 0.0
-        n = blocks.site_traces.shape[1]
         found = []
         for predicted, components, shell_pair in (
             (blocks.site_traces, blocks.site_components, self.site_shell_pair(blocks.site_components)),
             (blocks.pair_traces, blocks.pair_components, self.pair_shell_pair(blocks.pair_components)),
         ):
-            if len(components):
-                traces = block_traces(components, shell_pair, n)
+            if predicted is not None and len(components):
+                traces = block_traces(components, shell_pair, predicted.shape[1])
                 found.append(float((predicted - traces).abs().mean() / traces.mean().clamp_min(1e-12)))
-        return sum(found) / len(found)
-
-    def _site_blocks(self, components: Tensor, element: Tensor) -> Tensor:
-        blocks = self.output.site_inverse(components, element) @ self._site_basis(components)
-        return blocks.view(-1, self.width, self.width)
-
-    def _pair_blocks(self, components: Tensor, bins: PairBins, shell_rotation: Tensor, envelope: Tensor) -> Tensor:
-        """Mean of both directions, so that H_ji = H_ij^T, rotated to global axes."""
-        forward, reverse = self.output.pair_inverse(components, bins).chunk(2)
-        local = forward @ self._pair_basis(components) + reverse @ self._pair_basis_reverse(components)
-        local = (0.5 * envelope[:, None] * local).view(-1, self.width, self.width)
-        return shell_rotation @ local @ shell_rotation.transpose(1, 2)
+        return sum(found) / len(found) if found else 0.0

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from network_helpers import SAP, TABLE, molecule, prepared, random_model
 
 from pyscf_tracegrad.checkpoint import Checkpoint, CheckpointError, checksum_file, load_checkpoint, save_checkpoint
 from pyscf_tracegrad.config import ModelConfig, from_dict
+from pyscf_tracegrad.model import ModelInput
 from pyscf_tracegrad.pretrained import SHIPPED, correction, load_model
 
+FIXTURES = Path(__file__).parent / "fixtures"
 TINY = ModelConfig(reference=SAP, channels=8, layers=1, invariants=8, trace_hidden=8, radial=8)
 
 
@@ -75,7 +78,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 def test_wrong_version(saved: Path) -> None:
     rewrite(saved, version=99)
-    with pytest.raises(CheckpointError, match="format version 99, this release reads version 1"):
+    with pytest.raises(CheckpointError, match="format version 99, this release reads versions 1 to 2"):
         load_checkpoint(saved)
 
 
@@ -124,3 +127,35 @@ def test_shipped_weights_are_small_and_have_a_card() -> None:
     digest = hashlib.sha256(SHIPPED.read_bytes()).hexdigest()
     assert digest in card
     assert load_model().checkpoint.basis == "def2-svp"
+
+
+def test_a_file_of_format_1_predicts_as_it_did() -> None:
+    """Written by the release that made format 1, with its output for numbers that no library rounds differently."""
+    checkpoint = load_checkpoint(FIXTURES / "model_v1.pt")
+    assert checkpoint.metadata == {"note": "format 1"}
+    assert checkpoint.model.config.gradient
+    assert checkpoint.model.config.traces
+    with np.load(FIXTURES / "model_v1_blocks.npz") as expected:
+        n, edges = len(expected["site"]), [[0, 0, 1], [1, 2, 2]]
+
+        def waves(*shape: int) -> torch.Tensor:
+            return torch.sin(torch.arange(float(np.prod(shape)))).reshape(shape)
+
+        inputs = ModelInput(
+            element=torch.tensor([1, 0, 0]),
+            charge=torch.zeros(n),
+            positions=torch.as_tensor(expected["positions"]),
+            edge_index=torch.tensor(edges),
+            site=waves(n, 2, 14, 14),
+            pair=waves(3, 2, 14, 14),
+        )
+        with torch.inference_mode():
+            blocks = checkpoint.model(inputs)
+        assert np.abs(blocks.site.numpy() - expected["site"]).max() < 1e-5
+        assert np.abs(blocks.pair.numpy() - expected["pair"]).max() < 1e-5
+
+
+def test_content_that_is_not_of_its_version(saved: Path) -> None:
+    rewrite(saved, version=1)  # but with settings of the present one
+    with pytest.raises(CheckpointError, match="not that of format version 1"):
+        load_checkpoint(saved)

@@ -73,16 +73,20 @@ def errors(blocks: FockBlocks, batch: Data) -> Errors:
 
 
 def trace_loss(model: FockModel, blocks: FockBlocks, batch: Data) -> Tensor:
-    """MAE between predicted and true traces of dF in standard units, on-site and pairs counted alike."""
-    if blocks.site_traces is None or blocks.pair_traces is None:
-        return blocks.site.new_zeros(())
+    """MAE between predicted and true traces of dF in standard units; what is predicted of on-site and pairs counts
+    alike. 0 where nothing is.
+    """
     with torch.no_grad():
         site, pair = model.standardise_target(model_input(batch), batch.target_site, batch.target_pair)
-    n = blocks.site_traces.shape[1]
-    site_target = block_traces(site, model.site_shell_pair(site), n)
-    pair_target = block_traces(pair, model.pair_shell_pair(pair), n)
-    loss: Tensor = 0.5 * (blocks.site_traces - site_target).abs().mean()
-    return loss + 0.5 * (blocks.pair_traces - pair_target).abs().mean()
+    found = [
+        (predicted - block_traces(known, shell_pair, predicted.shape[1])).abs().mean()
+        for predicted, known, shell_pair in (
+            (blocks.site_traces, site, model.site_shell_pair(site)),
+            (blocks.pair_traces, pair, model.pair_shell_pair(pair)),
+        )
+        if predicted is not None
+    ]
+    return torch.stack(found).mean() if found else blocks.site.new_zeros(())
 
 
 def total_loss(model: FockModel, batch: Data, weights: LossWeights) -> tuple[Tensor, Errors, Tensor]:
@@ -91,7 +95,7 @@ def total_loss(model: FockModel, batch: Data, weights: LossWeights) -> tuple[Ten
     found = errors(blocks, batch)
     terms = [getattr(weights, name) * getattr(found, name).mean() for name in ("mae", "mse", "ov", "mo")]
     loss = torch.stack(terms).sum()
-    traces = trace_loss(model, blocks, batch) if weights.trace > 0 else loss.new_zeros(())
-    if weights.trace > 0:
+    traces = trace_loss(model, blocks, batch)
+    if weights.trace > 0 and traces.requires_grad:
         loss = loss + weights.trace * (loss / traces.clamp_min(1e-12)).detach() * traces
     return SCALE * loss, found, traces

@@ -82,7 +82,8 @@ def fit_standardisation(model: FockModel, data: Sequence[Data], batch_size: int 
     site, pair = site_basis(model.shells), pair_basis(model.shells)
     n = model.n_elements
     bins = n_bins(model.config.cutoff)
-    kinds = model.fields + 1  # F_ref, responses, and the target last
+    fields = model.config.fields
+    kinds = fields + 1  # the matrices that are input, and the target last
     site_sums = [_Sums((n,), len(site.distinct)) for _ in range(kinds)]
     pair_sums = [_Sums((n * n, bins), len(pair.distinct)) for _ in range(kinds)]
     with torch.no_grad():
@@ -91,9 +92,10 @@ def fit_standardisation(model: FockModel, data: Sequence[Data], batch_size: int 
             vectors = batch.positions[j] - batch.positions[i]
             rotations = bond_rotations(vectors, max(model.shells))
             shell_rotation = block_diagonal([rotations[l] for l in model.shells]).to(model.dtype)
-            site_rows = model.site_components(torch.cat([batch.site, batch.target_site[:, None]], 1))
-            pair_blocks = torch.cat([batch.pair, batch.target_pair[:, None]], 1)
-            pair_rows = model.pair_components(pair_blocks, shell_rotation)
+            site_blocks = torch.cat([batch.site[:, :fields], batch.target_site[:, None]], 1).to(model.dtype)
+            pair_blocks = torch.cat([batch.pair[:, :fields], batch.target_pair[:, None]], 1).to(model.dtype)
+            site_rows = model.projection.site(site_blocks)
+            pair_rows = model.projection.pair(pair_blocks, shell_rotation)
             element = batch.element.numpy()
             kind = torch.cat([batch.element[i] * n + batch.element[j], batch.element[j] * n + batch.element[i]])
             place = ((vectors.norm(dim=1).repeat(2) - FIRST_BIN) / BIN_WIDTH).round().clamp(0, bins - 1)

@@ -1,7 +1,8 @@
-"""Backbones: graph and reference -> node and pair features. One module each, found by name.
+"""Backbones: graph and reference -> components of dF. One module each, found by name.
 
 A backbone module has a class `Backbone(nn.Module)` made by `Backbone(config, spec)`; called with a `BackboneInput`, it
-gives `Features`.
+gives `Components`. Its attributes `node_invariants` and `pair_invariants` are the numbers of invariants z that it gives
+for an atom and for a pair, 0 where it gives none.
 """
 
 from __future__ import annotations
@@ -19,39 +20,46 @@ from pyscf_tracegrad.layers.convolution import BondFrames
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """What a backbone must know of the blocks: number of elements, of input matrices, and the bases of the blocks."""
+    """What a backbone must know of the blocks: number of elements, degrees of the shells, bases of the blocks."""
 
     n_elements: int
-    fields: int
+    shells: tuple[int, ...]
     site: SiteBasis
     pair: PairBasis
-    n_shell_pairs: int
+
+    @property
+    def n_shell_pairs(self) -> int:
+        """Number of shell-pair sub-blocks of a block: the invariants z of one TraceGrad module."""
+        return len(self.shells) ** 2
 
 
 @dataclass(frozen=True)
 class BackboneInput:
     """Graph and standardised reference of a batch.
 
-    element (n_atoms,), charge (n_atoms,): net charge of the atom's molecule; frames of the n_edges edges i < j;
-    site (n_atoms, fields, n_rows) and pair (2 n_edges, fields, width^2): components of F_ref and of the responses in
-    standard units; pairs are ordered, all i -> j first, then all j -> i.
+    element (n_atoms,), charge (n_atoms,): net charge of the atom's molecule. frames: of the n_edges edges i < j.
+    vectors (n_edges, 3): position of j less that of i, bohr. shell_rotation (n_edges, width, width): takes the rows of
+    a block in the bond frame to global axes. site (n_atoms, fields, n_rows) and pair (2 n_edges, fields, width^2):
+    components of the matrices that are input, in standard units; pairs are ordered, all i -> j first, then all j -> i.
     """
 
     element: Tensor
     charge: Tensor
     frames: BondFrames
+    vectors: Tensor
+    shell_rotation: Tensor
     site: Tensor
     pair: Tensor
 
 
 @dataclass(frozen=True)
-class Features:
-    """Output of a backbone: node (n_atoms, dim, channels), degree-major; pair (2 n_edges, dim, channels), m-major.
+class Components:
+    """Output of a backbone: dF in standard units, site (n_atoms, n_rows) and pair (2 n_edges, width^2).
 
-    node_invariants, pair_invariants: z of TraceGrad, one per shell pair, or None without TraceGrad.
+    node_invariants (n_atoms, n), pair_invariants (2 n_edges, n): invariants z of TraceGrad, None where there are none.
     """
 
-    node: Tensor
+    site: Tensor
     pair: Tensor
     node_invariants: Tensor | None
     pair_invariants: Tensor | None

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pyscf_tracegrad.backbones import BackboneInput, BackboneSpec, Features
-from pyscf_tracegrad.blocks import PairEmbedding, SiteEmbedding
+from pyscf_tracegrad.backbones import BackboneInput, BackboneSpec, Components
+from pyscf_tracegrad.blocks import PairDecoder, PairEmbedding, SiteDecoder, SiteEmbedding
 from pyscf_tracegrad.config import ModelConfig
 from pyscf_tracegrad.layers.convolution import BondConvolution, FrameFeatures, edge_scalars
 from pyscf_tracegrad.layers.degrees import degrees
@@ -21,8 +21,17 @@ from pyscf_tracegrad.layers.tracegrad import TraceGrad
 _PAIR_EMBEDDING = 16
 
 
+def _tracegrad(config: ModelConfig, spec: BackboneSpec, in_bond_frame: bool) -> TraceGrad | None:
+    """TraceGrad as the settings ask for it; none where nothing would come of it."""
+    if not (config.gradient or config.traces):
+        return None
+    return TraceGrad(
+        config.l_max, config.channels, config.invariants, spec.n_shell_pairs, in_bond_frame, config.gradient
+    )
+
+
 class Backbone(nn.Module):
-    """Embedding of elements, charge and on-site blocks, message passing, and pair features."""
+    """Embedding of elements, charge and on-site blocks, message passing, pair features, decoders."""
 
     def __init__(self, config: ModelConfig, spec: BackboneSpec) -> None:
         super().__init__()
@@ -30,14 +39,16 @@ class Backbone(nn.Module):
         self.irreps_out = degrees(l_max).irreps(channels)
         self.element = nn.Embedding(spec.n_elements, channels)
         self.charge = nn.Linear(1, channels, bias=False)
-        self.site = SiteEmbedding(spec.site, l_max, channels, spec.fields)
+        self.site = SiteEmbedding(spec.site, l_max, channels, config.fields)
         self.layers = nn.ModuleList(BondConvolution(l_max, channels, config.radial) for _ in range(config.layers))
         self.pair = PairFeatures(config, spec)
-        self.node_tracegrad: TraceGrad | None = None
-        if config.tracegrad:
-            self.node_tracegrad = TraceGrad(l_max, channels, config.invariants, spec.n_shell_pairs, in_bond_frame=False)
+        self.node_tracegrad = _tracegrad(config, spec, in_bond_frame=False)
+        self.decoder_element = nn.Embedding(spec.n_elements, channels)
+        self.site_decoder = SiteDecoder(spec.site, l_max, channels, channels)
+        self.pair_decoder = PairDecoder(spec.pair, l_max, channels)
+        self.node_invariants = self.pair_invariants = 0 if self.node_tracegrad is None else spec.n_shell_pairs
 
-    def forward(self, inputs: BackboneInput) -> Features:
+    def forward(self, inputs: BackboneInput) -> Components:
         x = self.site(inputs.site)
         scalars = x[:, :1] + self.element(inputs.element)[:, None] + self.charge(inputs.charge[:, None])[:, None]
         x = torch.cat([scalars, x[:, 1:]], 1)
@@ -47,7 +58,8 @@ class Backbone(nn.Module):
         node_invariants = None
         if self.node_tracegrad is not None:
             x, node_invariants = self.node_tracegrad(x)
-        return Features(x, pair, node_invariants, pair_invariants)
+        site = self.site_decoder(x, self.decoder_element(inputs.element))
+        return Components(site, self.pair_decoder(pair), node_invariants, pair_invariants)
 
 
 class PairFeatures(nn.Module):
@@ -62,14 +74,12 @@ class PairFeatures(nn.Module):
         self.gather = FrameFeatures(l_max)
         self.gate = Gate(l_max, m_major=True)
         self.ends = SO2Linear(l_max, 2 * channels, channels)
-        self.blocks = PairEmbedding(spec.pair, l_max, channels, spec.fields)
+        self.blocks = PairEmbedding(spec.pair, l_max, channels, config.fields)
         scalars = config.radial + 2 * channels + _PAIR_EMBEDDING + channels
         self.norm_in, self.norm_out = (EquivariantNorm(l_max, channels, m_major=True) for _ in range(2))
         self.gates_in, self.gates_out = (mlp(scalars, 2 * channels, (l_max + 1) * channels) for _ in range(2))
         self.mix = SO2Linear(l_max, channels, channels)
-        self.tracegrad: TraceGrad | None = None
-        if config.tracegrad:
-            self.tracegrad = TraceGrad(l_max, channels, config.invariants, spec.n_shell_pairs, in_bond_frame=True)
+        self.tracegrad = _tracegrad(config, spec, in_bond_frame=True)
 
     def forward(self, x: Tensor, inputs: BackboneInput) -> tuple[Tensor, Tensor | None]:
         """Pair features (2 n_edges, dim, channels), m-major, and the invariants of TraceGrad."""

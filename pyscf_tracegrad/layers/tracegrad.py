@@ -61,9 +61,12 @@ class TraceGrad(nn.Module):
 
     in_bond_frame: rows are m-major and k runs over m (then A, B mix the degrees too); else degree-major, k = l.
     outputs: number Z of invariants z, one per shell-pair block; they predict the traces (paper, section 4).
+    gradient: whether v is added; without, f stays as it is and z only serves the traces (the paper's ablation).
     """
 
-    def __init__(self, l_max: int, channels: int, invariants: int, outputs: int, in_bond_frame: bool) -> None:
+    def __init__(
+        self, l_max: int, channels: int, invariants: int, outputs: int, in_bond_frame: bool, gradient: bool = True
+    ) -> None:
         super().__init__()
         table = degrees(l_max)
         self.irreps_in = self.irreps_out = table.irreps(channels)
@@ -79,10 +82,10 @@ class TraceGrad(nn.Module):
         self.left = nn.ParameterList(nn.Parameter(torch.randn(w, invariants) / math.sqrt(w)) for w in widths)
         self.right = nn.ParameterList(nn.Parameter(torch.randn(w, invariants) / math.sqrt(w)) for w in widths)
         self.mlp = InvariantMLP(invariants, invariants, outputs)
-        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.scale = nn.Parameter(torch.tensor(1.0)) if gradient else None
 
-    def invariant(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """z (n, Z), sum over c of its gradient, and its slope g (n, invariants), of a normalised feature."""
+    def invariant(self, normed: Tensor) -> tuple[Tensor, Tensor]:
+        """z (n, Z) and the gradient of its sum, shaped as the normalised feature it is given."""
         lefts, rights, u = [], [], 0.0
         parts = normed.split(self.row_sizes, 1)
         for part, left, right, k in zip(parts, self.left, self.right, self.components, strict=True):
@@ -96,8 +99,8 @@ class TraceGrad(nn.Module):
         grads = []
         for part, a, b, left, right in zip(parts, lefts, rights, self.left, self.right, strict=True):
             grads.append(((g * b) @ left.T + (g * a) @ right.T).reshape(part.shape))
-        return z, torch.cat(grads, 1), slope
+        return z, torch.cat(grads, 1)
 
     def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:
-        z, gradient, _ = self.invariant(self.norm(feature))
-        return feature + self.scale * gradient, z
+        z, gradient = self.invariant(self.norm(feature))
+        return feature if self.scale is None else feature + self.scale * gradient, z
