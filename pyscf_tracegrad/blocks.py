@@ -52,7 +52,10 @@ def zero_weights(layers: Iterable[nn.Module]) -> None:
 
 
 class PairEmbedding(nn.Module):
-    """Components of pair blocks in a bond frame -> m-major features: (n, fields, width^2) -> (n, dim, channels)."""
+    """Components of pair blocks in a bond frame -> m-major features: (n, fields, width^2) -> (n, dim, channels).
+
+    Zeros where there are no fields.
+    """
 
     def __init__(self, basis: PairBasis, l_max: int, channels: int, fields: int) -> None:
         super().__init__()
@@ -62,11 +65,13 @@ class PairEmbedding(nn.Module):
         self.maps = nn.ModuleList(
             nn.Linear(fields * basis.counts[m], self.table.count(m) * channels, bias=False)
             for m in range(l_max + 1)
-            if m in basis.counts
+            if fields and m in basis.counts
         )
 
     def forward(self, components: Tensor) -> Tensor:
         n = components.shape[0]
+        if not self.maps:
+            return components.new_zeros(n, self.table.dim, self.channels)
         even, _, *others = components.split(self.sizes, 2)
         out = [self.maps[0](even.flatten(1)).view(n, self.table.m_sizes[0], self.channels)]
         for linear, rows, other in zip(list(self.maps)[1:], self.table.m_sizes[1:], others, strict=False):
@@ -117,7 +122,7 @@ class SiteEmbedding(nn.Module):
         super().__init__()
         self.sizes = basis.sizes
         self.l_max, self.channels = l_max, channels
-        self.place = {l: k for k, (l, natural, _) in enumerate(basis.groups) if natural and l <= l_max}
+        self.place = {l: k for k, (l, natural, _) in enumerate(basis.groups) if fields and natural and l <= l_max}
         self.maps = nn.ModuleDict(
             {str(l): nn.Linear(fields * basis.groups[k][2], channels, bias=False) for l, k in self.place.items()}
         )

@@ -57,7 +57,7 @@ class ModelConfig:
     layers: message-passing layers; each lets an atom see one cutoff further.
     radial: number of radial functions of a distance.
     cutoff: bohr; pairs beyond it keep the reference. Must cover what the damped steps leave over.
-    message_scale: bohr; width of the Gaussian that damps messages with distance.
+    message_scale: bohr; width of the Gaussian that damps messages with distance. Not used by `qhnet`.
     inputs: which matrices the network sees as blocks: `all` (F_ref and the responses G), `reference` (F_ref alone), or
         `none` (elements, charge and positions only, as the published networks).
     invariants: quadratic invariants of TraceGrad (paper: 1024); cost is linear in it.

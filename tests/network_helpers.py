@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -30,13 +32,37 @@ def random_model(config: ModelConfig, seed: int = 0, spread: float = 0.05) -> Fo
     torch.manual_seed(seed)
     model = FockModel(config, TABLE.degrees, len(TABLE.elements))
     for parameter in model.parameters():
-        if not parameter.abs().any():
+        if parameter.numel() and not parameter.abs().any():
             torch.nn.init.normal_(parameter, std=spread)
     for standardiser in [*model.inputs, model.output]:
         for buffer in standardiser.buffers():
             if buffer.is_floating_point():
                 buffer.copy_(0.5 + torch.rand(buffer.shape))
     return model.eval()
+
+
+@cache
+def lively_model(config: ModelConfig, dtype: torch.dtype = torch.float64) -> FockModel:
+    """A random model whose every part does a lot, gates above all. Made once: not to be changed."""
+    model = random_model(config, spread=0.2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter += 0.5 * torch.randn(parameter.shape)
+    return model.to(dtype)
+
+
+def random_reference(mol: gto.Mole, responses: int, seed: int = 0) -> Reference:
+    """Random symmetric matrices in the place of F_ref and of the responses; the overlap is not used by the network."""
+    random = np.random.default_rng(seed).normal(size=(1 + responses, mol.nao, mol.nao))
+    symmetric = random + random.transpose(0, 2, 1)
+    return Reference(symmetric[0], symmetric[1:], np.eye(mol.nao))
+
+
+def transformed(reference: Reference, u: NDArray[np.float64]) -> Reference:
+    """U^T F U of the matrices of a reference; U may be a rotation of the AOs or a selection of them."""
+    responses = np.array([u.T @ g @ u for g in reference.responses]).reshape(-1, u.shape[1], u.shape[1])
+    return Reference(u.T @ reference.fock @ u, responses, u.T @ reference.overlap @ u)
 
 
 def random_rotation(seed: int, inversion: bool) -> NDArray[np.float64]:

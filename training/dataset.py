@@ -1,11 +1,16 @@
-"""Labels and references -> torch-geometric data, made once and kept in memory."""
+"""Labels and references -> torch-geometric data, made once and kept in files that are mapped into memory."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import torch
 from pyscf import lib
@@ -19,8 +24,9 @@ from pyscf_tracegrad.graph import molecule_graph
 from pyscf_tracegrad.model import ModelInput
 from pyscf_tracegrad.orbitals import ShellTable
 from pyscf_tracegrad.reference import Reference
-from training.labels import Label, LabelFile, Theory
+from training.labels import Label, LabelError, LabelFile, Theory
 from training.references import CACHE, cache_folder, cached_reference
+from training.tensors import file_digest, read_tensors, write_tensors
 
 
 class FockData(Data):
@@ -71,6 +77,16 @@ def make_data(label: Label, reference: Reference, table: ShellTable, model: Mode
     )
 
 
+def label_elements(paths: Sequence[str]) -> set[int]:
+    """Atomic numbers in label files, all splits. Raises LabelError for a file that is none."""
+    elements: set[int] = set()
+    for path in paths:
+        LabelFile(path)
+        with h5py.File(path, "r") as file:
+            elements.update(int(z) for z in np.unique(file["atomic_numbers"][:]))
+    return elements
+
+
 def load_split(
     paths: Sequence[str],
     split: str,
@@ -78,11 +94,16 @@ def load_split(
     model: ModelConfig,
     limit: int | None = None,
     cache: Path = CACHE,
+    tensors: Path | None = None,
 ) -> tuple[list[FockData], Theory]:
-    """All molecules of a split from label files of one level of theory; references come from the cache.
+    """All molecules of a split, or the first `limit`, from label files of one level of theory.
+
+    References come from `cache`. The tensors made of them are kept in a file per label file and split, under `tensors`
+    (default: a folder of that name beside `cache`), and mapped into memory the next time; one that is damaged, or
+    was made with other settings or of other labels, is made again.
 
     Raises ValueError where the files do not agree, with each other or with the reference's functional, or hold no
-    molecule of the split.
+    molecule of the split, and LabelError for a broken file or label.
     """
     found: list[FockData] = []
     theories = {path: LabelFile(path).theory for path in paths}
@@ -94,19 +115,59 @@ def load_split(
             f"labels are of {theory.xc!r}, the reference of {model.reference.xc!r}; set xc = {theory.xc!r} in the "
             "section [model.reference] of the config"
         )
-    folder = cache_folder(theory, model.reference, cache)
+    source = _Source(split, table, model, cache, cache.parent / "tensors" if tensors is None else tensors)
     for path in paths:
-        labels = LabelFile(path)
-        chosen = [k for k, s in enumerate(labels.splits) if s == split]
-        with lib.with_omp_threads(1):
-            for k in tqdm(chosen, desc=f"{Path(path).name} {split}", unit="mol", mininterval=5):
-                if limit is not None and len(found) >= limit:
-                    break
-                reference = cached_reference(labels[k], theory.basis, model.reference, folder)
-                found.append(make_data(labels[k], reference.reference(model.reference), table, model, theory.basis))
+        if limit is None or len(found) < limit:
+            found += source.molecules(path, None if limit is None else limit - len(found))
     if not found:
         raise ValueError(f"no molecule of split {split!r} in {', '.join(paths)}")
     return found, theory
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Molecules of one split of a label file, from the file of tensors or made."""
+
+    split: str
+    table: ShellTable
+    model: ModelConfig
+    cache: Path
+    tensors: Path
+
+    def molecules(self, path: str, limit: int | None) -> list[FockData]:
+        labels = LabelFile(path)
+        chosen = [k for k, split in enumerate(labels.splits) if split == self.split]
+        key = self._key(path)
+        name = f"{Path(path).stem}-{self.split}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.pt"
+        stored = read_tensors(self.tensors / name, key)
+        if stored is None:
+            made = self._make(labels, chosen[:limit])
+            if made and len(made) == len(chosen):
+                write_tensors(self.tensors / name, key, [m.to_dict() for m in made])
+                stored = read_tensors(self.tensors / name, key)  # mapped, instead of the memory that was needed
+            if stored is None:
+                return made
+        return [FockData(**fields) for fields in stored[:limit]]
+
+    def _key(self, path: str) -> str:
+        """All that the tensors depend on."""
+        reference = dataclasses.asdict(self.model.reference)
+        shells = self.table.to_list()
+        return json.dumps([file_digest(path), self.split, reference, shells, self.model.cutoff])
+
+    def _make(self, labels: LabelFile, chosen: Sequence[int]) -> list[FockData]:
+        settings, theory = self.model.reference, labels.theory
+        folder = cache_folder(theory, settings, self.cache)
+        made = []
+        with lib.with_omp_threads(1):
+            for k in tqdm(chosen, desc=f"{labels.path.name} {self.split}", unit="mol", mininterval=5):
+                try:
+                    label = labels[k]
+                except LabelError as error:
+                    raise LabelError(f"{labels.path}: {error}") from None
+                reference = cached_reference(label, theory.basis, settings, folder).reference(settings)
+                made.append(make_data(label, reference, self.table, self.model, theory.basis))
+        return made
 
 
 class StepSampler:

@@ -2,29 +2,39 @@
 
     python -m training.evaluate --labels FILE... [--model MODEL.pt] [--routes network reference] [--out RESULTS.csv]
 
-Errors are against the labels; cycles are those of PySCF at its default settings, minao's from the label file.
-`network` is the whole model, `reference` is F_ref alone. Results are written as they come; run again with the same
-`--out`, it goes on where it stopped. `--no-scf` leaves the cycles out.
+Errors are against the labels; `training/metrics.py` defines them. `network` is the whole model, `reference` is F_ref
+alone. `--scf exact` (default): cycles are those of PySCF at its default settings, minao's from the label file. `--scf
+fitted`: both are counted with density fitting and a level-1 grid, two to four times cheaper. `--scf none`: errors only.
+Results are written as they come; run again with the same `--out`, it goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import dataclasses
+import math
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pyscf import dft, gto, lib
+from pyscf import gto, lib
 from tqdm import tqdm
 
+from pyscf_tracegrad.checkpoint import Checkpoint
 from pyscf_tracegrad.density import aufbau, diagonalise, make_density
 from pyscf_tracegrad.graph import molecule_graph
 from pyscf_tracegrad.pretrained import correction, load_model
-from pyscf_tracegrad.reference import build_reference
+from pyscf_tracegrad.reference import Reference, build_reference
+from training.cycles import NOT_RUN, SCF_CHOICES, Scf, ScfRun, count_cycles, minao_run
 from training.labels import Label, LabelFile
+from training.metrics import atoms_of_aos, fock_errors, occupied_virtual_error
 from training.rows import append_rows, read_rows
+
+__all__ = ["Row", "count_cycles", "evaluate_fock", "evaluate_molecule", "occupied_virtual_error", "summary"]
 
 Array = NDArray[np.float64]
 
@@ -34,7 +44,9 @@ class Row:
     """One molecule, one route. mae: hartree; ov: rms first-order density error; gap: predicted, hartree.
 
     cycles, builds: of the SCF from this guess (builds = cycles + 2); cycles_minao: from minao; -1 where not run.
-    energy_error: |E - E_label|, hartree, -1 where not run.
+    energy_error: |E - E_label|, with fitted SCFs |E - E(minao)|, hartree, -1 where not run.
+    The fields from mae_diagonal on are those of `metrics.FockErrors`, nan in files of earlier versions; scf: how cycles
+    were counted.
     """
 
     name: str
@@ -49,101 +61,207 @@ class Row:
     cycles_minao: int
     converged: bool
     energy_error: float
+    mae_diagonal: float = math.nan
+    mae_off_diagonal: float = math.nan
+    max_error: float = math.nan
+    eps: float = math.nan
+    psi: float = math.nan
+    homo_error: float = math.nan
+    lumo_error: float = math.nan
+    gap_error: float = math.nan
+    occupied_loss: float = math.nan
+    density_error: float = math.nan
+    shift: float = math.nan
+    mae_shifted: float = math.nan
+    mae_diagonal_shifted: float = math.nan
+    mae_off_diagonal_shifted: float = math.nan
+    max_error_shifted: float = math.nan
+    eps_shifted: float = math.nan
+    homo_error_shifted: float = math.nan
+    lumo_error_shifted: float = math.nan
+    scf: str = ""
 
 
-def occupied_virtual_error(fock: Array, label: Array, overlap: Array, n_occupied: int) -> float:
-    """rms of R_ia = (C_occ^T (F - F_label) C_vir)_ia / (e_a - e_i) in the label's orbitals."""
-    energies, c = diagonalise(label, overlap)
-    in_orbitals = c.T @ (fock - label) @ c
-    r = in_orbitals[:n_occupied, n_occupied:] / (energies[None, n_occupied:] - energies[:n_occupied, None])
-    return float(np.sqrt(np.mean(r**2)))
+def evaluate_fock(
+    label: Label,
+    basis: str,
+    xc: str,
+    fock: Array,
+    overlap: Array,
+    route: str,
+    scf: Scf = "exact",
+    minao: ScfRun | None = None,
+) -> Row:
+    """Row of any Fock matrix (nao, nao), hartree, PySCF AO order, for a labelled molecule.
 
-
-def count_cycles(mol: gto.Mole, xc: str, dm0: Array) -> tuple[int, bool, float]:
-    """Cycles, convergence and energy (hartree) of an SCF at PySCF's default settings from a density."""
-    mf = dft.RKS(mol, xc=xc)
-    energy = mf.kernel(dm0=dm0)
-    return int(mf.cycles), bool(mf.converged), float(energy)
-
-
-def evaluate_molecule(label: Label, basis: str, xc: str, model: str | None, routes: list[str], scf: bool) -> list[Row]:
-    """Rows of one molecule, one per route."""
-    checkpoint = load_model(model).checkpoint
-    settings = checkpoint.model.config
+    overlap (nao, nao): `Reference.overlap` of the molecule. route: name of what made the matrix. minao: the SCF that it
+    is compared with (`cycles.minao_run`), for those who evaluate several matrices of one molecule; found here if not
+    given. Raises ValueError where the matrices do not fit the molecule.
+    """
     mol = label.molecule(basis)
-    reference = build_reference(mol, settings.reference)
-    target = label.full_fock()
     n_occupied = mol.nelectron // 2
-    cycles_minao = label.cycles_minao
-    if scf and cycles_minao < 0:
-        cycles_minao = count_cycles(mol, xc, dft.RKS(mol).get_init_guess(mol, "minao"))[0]
-    rows = []
-    for route in routes:
-        fock = reference.fock
-        if route == "network":
-            graph = molecule_graph(mol, checkpoint.shells, settings.cutoff)
-            fock = fock + correction(checkpoint.model, graph, reference)
-        orbitals = diagonalise(fock, reference.overlap)
-        cycles, converged, error = -1, False, -1.0
-        if scf:
-            dm = make_density(orbitals, aufbau(len(orbitals.energies), mol.nelectron))
-            cycles, converged, energy = count_cycles(mol, xc, dm)
-            error = abs(energy - label.energy)
-        rows.append(
-            Row(
-                name=label.name,
-                route=route,
-                n_atoms=mol.natm,
-                charge=label.charge,
-                mae=float(np.abs(fock - target).mean()),
-                ov=occupied_virtual_error(fock, target, reference.overlap, n_occupied),
-                gap=float(orbitals.energies[n_occupied] - orbitals.energies[n_occupied - 1]),
-                cycles=cycles,
-                builds=cycles + 2 if scf else -1,
-                cycles_minao=cycles_minao,
-                converged=converged,
-                energy_error=error,
-            )
-        )
-    return rows
+    found = fock_errors(fock, label.full_fock(), overlap, n_occupied, atoms_of_aos(mol))
+    orbitals = diagonalise(fock, overlap)
+    if minao is None:
+        minao = minao_run(label, mol, xc, scf)
+    run, energy_error = NOT_RUN, -1.0
+    if scf != "none":
+        dm = make_density(orbitals, aufbau(len(orbitals.energies), mol.nelectron))
+        run = count_cycles(mol, xc, dm, scf)
+        energy_error = abs(run.energy - (label.energy if scf == "exact" else minao.energy))
+    return Row(
+        name=label.name,
+        route=route,
+        n_atoms=mol.natm,
+        charge=label.charge,
+        gap=float(orbitals.energies[n_occupied] - orbitals.energies[n_occupied - 1]),
+        cycles=run.cycles,
+        builds=run.cycles + 2 if scf != "none" else -1,
+        cycles_minao=minao.cycles,
+        converged=run.converged,
+        energy_error=energy_error,
+        scf=scf,
+        **dataclasses.asdict(found),
+    )
 
 
-def _task(task: tuple[str, int, str | None, list[str], bool, int]) -> list[Row]:
+def network_fock(checkpoint: Checkpoint, mol: gto.Mole, reference: Reference) -> Array:
+    """F_ref + dF (nao, nao), hartree, of a model and a reference of its own settings. Ions go through the network too.
+
+    Raises UnsupportedBasis for elements or shells that the model does not know.
+    """
+    graph = molecule_graph(mol, checkpoint.shells, checkpoint.model.config.cutoff)
+    return reference.fock + correction(checkpoint.model, graph, reference)
+
+
+def evaluate_molecule(
+    label: Label,
+    basis: str,
+    xc: str,
+    checkpoint: Checkpoint,
+    reference: Reference,
+    routes: Sequence[str] = ("network", "reference"),
+    scf: Scf = "exact",
+) -> list[Row]:
+    """Rows of one molecule, one per route: `network`, the model on top of F_ref, or `reference`, F_ref alone.
+
+    reference: made with the model's settings, by `build_reference` or from the cache (`references.cached_reference`).
+    """
+    mol = label.molecule(basis)
+    minao = minao_run(label, mol, xc, scf)
+    focks = [network_fock(checkpoint, mol, reference) if route == "network" else reference.fock for route in routes]
+    return [
+        evaluate_fock(label, basis, xc, fock, reference.overlap, route, scf, minao)
+        for route, fock in zip(routes, focks, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Task:
+    path: str
+    index: int
+    model: str | None
+    routes: tuple[str, ...]
+    scf: Scf
+    threads: int
+
+
+def _run(task: _Task) -> list[Row]:
     import torch
 
-    path, k, model, routes, scf, threads = task
-    torch.set_num_threads(threads)
-    lib.num_threads(threads)
-    labels = LabelFile(path)
-    return evaluate_molecule(labels[k], labels.theory.basis, labels.theory.xc, model, routes, scf)
+    torch.set_num_threads(task.threads)
+    lib.num_threads(task.threads)
+    labels = LabelFile(task.path)
+    label, theory = labels[task.index], labels.theory
+    checkpoint = load_model(task.model).checkpoint
+    reference = build_reference(label.molecule(theory.basis), checkpoint.model.config.reference)
+    return evaluate_molecule(label, theory.basis, theory.xc, checkpoint, reference, task.routes, task.scf)
 
 
-def summary(rows: list[Row]) -> str:
-    """Table of means per route, neutral molecules and ions apart."""
-    lines = ["| molecules | route | n | H MAE (uEh) | ov error | cycles | minao | cycles/minao | worst | slower |"]
-    lines.append("|---|---|---|---|---|---|---|---|---|---|")
+def _groups(rows: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
+    """Rows by kind of molecule and route, with both names; empty groups are left out."""
+    found = []
     for group, charged in (("neutral", False), ("ions", True)):
         for route in sorted({r.route for r in rows}):
             chosen = [r for r in rows if r.route == route and (r.charge != 0) == charged]
-            if not chosen:
-                continue
-            mean = [f"{np.mean([r.mae for r in chosen]) * 1e6:.0f}", f"{np.mean([r.ov for r in chosen]):.2e}"]
-            ran = [r for r in chosen if r.cycles > 0]
-            if ran:
-                ratios = [r.cycles / r.cycles_minao for r in ran]
-                slower = sum(r.cycles > r.cycles_minao for r in ran)
-                mean += [f"{np.mean([r.cycles for r in ran]):.2f}", f"{np.mean([r.cycles_minao for r in ran]):.2f}"]
-                mean += [f"**{np.mean(ratios):.3f}**", f"{max(ratios):.2f}", str(slower)]
-            else:
-                mean += ["-"] * 5
-            lines.append(f"| {group} | {route} | {len(chosen)} | " + " | ".join(mean) + " |")
-    failed = [r.name for r in rows if r.cycles > 0 and not r.converged]
-    if any(r.cycles > 0 for r in rows):
-        lines.append(f"\nnot converged: {', '.join(failed) or 'none'}")
-        errors = [r.energy_error for r in rows if not np.isnan(r.energy_error)]  # foreign labels may have no energies
-        if errors:
-            lines.append(f"largest energy difference to the labels: {max(errors):.1e} hartree")
+            if chosen:
+                found.append((group, route, chosen))
+    return found
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Tables of means per route, neutral molecules and ions apart: cycles, and the paper's metrics where they are."""
+    lines = ["| molecules | route | n | H MAE (uEh) | ov error | cycles | minao | cycles/minao | worst | slower |"]
+    lines.append("|---" * 10 + "|")
+    for group, route, chosen in _groups(rows):
+        mean = [f"{np.mean([r.mae for r in chosen]) * 1e6:.0f}", f"{np.mean([r.ov for r in chosen]):.2e}"]
+        ran = [r for r in chosen if r.cycles > 0]
+        if ran:
+            ratios = [r.cycles / r.cycles_minao for r in ran]
+            slower = sum(r.cycles > r.cycles_minao for r in ran)
+            mean += [f"{np.mean([r.cycles for r in ran]):.2f}", f"{np.mean([r.cycles_minao for r in ran]):.2f}"]
+            mean += [f"**{np.mean(ratios):.3f}**", f"{max(ratios):.2f}", str(slower)]
+        else:
+            mean += ["-"] * 5
+        lines.append(f"| {group} | {route} | {len(chosen)} | " + " | ".join(mean) + " |")
+    ran = [r for r in rows if r.cycles > 0]
+    if ran:
+        lines.append(f"\nnot converged: {', '.join(r.name for r in ran if not r.converged) or 'none'}")
+        for against, fitted in (("the labels", False), ("minao's, all with fitting and a level-1 grid", True)):
+            chosen = [r for r in ran if (r.scf == "fitted") == fitted]
+            errors = [r.energy_error for r in chosen if not math.isnan(r.energy_error)]  # labels may have no energies
+            if errors:
+                lines.append(f"largest energy difference to {against}: {max(errors):.1e} hartree")
+    return "\n".join(lines) + _paper_table(rows)
+
+
+# heading, field of a row, unit in hartree or 1, format
+_PAPER: tuple[tuple[str, str, float, str], ...] = (
+    ("H", "mae", 1e-6, ".1f"),
+    ("diagonal", "mae_diagonal", 1e-6, ".1f"),
+    ("off-diagonal", "mae_off_diagonal", 1e-6, ".1f"),
+    ("eps", "eps", 1e-6, ".0f"),
+    ("psi (%)", "psi", 1e-2, ".2f"),
+    ("HOMO", "homo_error", 1e-6, ".0f"),
+    ("LUMO", "lumo_error", 1e-6, ".0f"),
+    ("gap", "gap_error", 1e-6, ".0f"),
+    ("largest", "max_error", 1e-6, ".0f"),
+    ("H - mu S", "mae_shifted", 1e-6, ".1f"),
+    ("eps - mu", "eps_shifted", 1e-6, ".0f"),
+    ("occupied space lost", "occupied_loss", 1.0, ".1e"),
+    ("density", "density_error", 1.0, ".1e"),
+)
+
+
+def _paper_table(rows: Sequence[Row]) -> str:
+    """Means of the published metrics over molecules; nothing where the rows have none."""
+    if all(math.isnan(r.eps) for r in rows):
+        return ""
+    lines = ["\n\nMean errors in 1e-6 hartree (psi in %, the last two without unit); mu S: best constant potential\n"]
+    lines.append("| molecules | route | n | " + " | ".join(heading for heading, *_ in _PAPER) + " |")
+    lines.append("|---" * (len(_PAPER) + 3) + "|")
+    for group, route, chosen in _groups(rows):
+        cells = [group, route, str(len(chosen))]
+        for _, name, unit, form in _PAPER:
+            values = [value for value in (getattr(r, name) for r in chosen) if not math.isnan(value)]
+            cells.append(format(float(np.mean(values)) / unit, form) if values else "-")
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _earlier_rows(out: Path | None, scf: Scf) -> list[Row]:
+    """Rows of a file that can be continued. Raises ValueError for one with other columns or other SCFs."""
+    if out is None or not out.exists():
+        return []
+    with out.open(newline="") as file:
+        columns = next(csv.reader(file), [])
+    if columns != [f.name for f in dataclasses.fields(Row)]:
+        raise ValueError(f"{out} has the columns of another version; give another --out")
+    rows = read_rows(out, Row)
+    other = {row.scf for row in rows} - {scf}
+    if other:
+        raise ValueError(f"{out} was made with --scf {other.pop()}; give the same or another --out")
+    return rows
 
 
 def main() -> None:
@@ -157,17 +275,19 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="only so many molecules of each file")
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--threads", type=int, default=1, help="threads per process")
-    parser.add_argument("--no-scf", action="store_true", help="errors only")
+    parser.add_argument("--scf", default="exact", choices=SCF_CHOICES, help="how cycles are counted")
     a = parser.parse_args()
-    rows = read_rows(a.out, Row)
-    done = {r.name for r in rows}
+    rows = _earlier_rows(a.out, a.scf)
+    done = {(r.name, r.route) for r in rows}
     tasks = []
     for path in a.labels:
         labels = LabelFile(path)
-        chosen = [k for k, split in enumerate(labels.splits) if split == a.split][: a.limit]
-        tasks += [(path, k, a.model, a.routes, not a.no_scf, a.threads) for k in chosen if labels.names[k] not in done]
+        for k in [k for k, split in enumerate(labels.splits) if split == a.split][: a.limit]:
+            routes = tuple(route for route in a.routes if (labels.names[k], route) not in done)
+            if routes:
+                tasks.append(_Task(path, k, a.model, routes, a.scf, a.threads))
     with ProcessPoolExecutor(a.workers) as pool:
-        for found in tqdm(pool.map(_task, tasks), total=len(tasks), unit="mol", mininterval=5):
+        for found in tqdm(pool.map(_run, tasks), total=len(tasks), unit="mol", mininterval=5):
             rows += found
             if a.out:
                 append_rows(a.out, found)

@@ -1,34 +1,55 @@
-"""The training loop: steps, running mean of the weights, log, checkpoints that resume exactly."""
+"""The training loop: steps, validation, log, checkpoints that resume exactly."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import math
-import os
+import signal
+import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch import nn
 from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 from tqdm import tqdm
 
-from pyscf_tracegrad.checkpoint import Checkpoint, save_checkpoint
+from pyscf_tracegrad.checkpoint import Checkpoint
+from pyscf_tracegrad.config import from_dict
 from pyscf_tracegrad.model import FockModel
 from pyscf_tracegrad.orbitals import ShellTable
-from training.config import RunConfig, Schedule
+from training.config import RunConfig, to_toml
 from training.dataset import StepSampler, model_input
+from training.distributed import batch_loss, current_world
+from training.hardware import matmul_precision, memory, termination
 from training.labels import Theory
-from training.losses import errors, total_loss
+from training.loader import BatchLoader
+from training.logs import LOG, RunLog, Window
+from training.losses import errors
+from training.schedule import RunningMean, learning_rate
+from training.start import check_start
+from training.state import (
+    MODEL,
+    STATE,
+    RunStopped,
+    clear_partial,
+    random_state,
+    read_state,
+    restore_random_state,
+    write_file,
+    write_state,
+)
 from training.statistics import fit_standardisation
 
-STATE, MODEL, LOG = "state.pt", "model.pt", "log.csv"
+__all__ = ["LOG", "MODEL", "STATE", "Averages", "RunStopped", "RunningMean", "Trainer", "learning_rate", "validate"]
+
+CONFIG = "config.toml"
+# So many steps in a row without a finite gradient are no bad batches any more.
+MAX_SKIPPED = 20
 
 
 @dataclass(frozen=True)
@@ -43,29 +64,15 @@ class Averages:
         return f"MAE {self.mae * 1e6:.0f} uEh, ov {self.ov:.2e}, mo {self.mo:.2e}"
 
 
-def learning_rate(schedule: Schedule, step: int) -> float:
-    """Linear warm-up, then a cosine to 1e-3 of the rate at the last step."""
-    warm = min(1.0, (step + 1) / max(1, schedule.warmup))
-    cosine = 0.5 * (1.0 + math.cos(math.pi * step / schedule.steps))
-    return schedule.learning_rate * warm * (cosine + 1e-3)
-
-
-class RunningMean(AveragedModel):
-    """Exponential mean of the weights, with a shorter memory at the start."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        def average(mean: Any, current: Any, count: Any) -> None:
-            n = float(count)
-            torch._foreach_lerp_(mean, current, 1.0 - min(decay, (1.0 + n) / (10.0 + n)))
-
-        super().__init__(model, multi_avg_fn=average)
-
-
 class Trainer:
     """One run in one folder.
 
     `run` goes on from `step` until the schedule ends or the minutes are over; `save` writes the state, from which a new
-    Trainer with `resume=True` continues as if nothing had happened.
+    Trainer with `resume=True` continues as if nothing had happened, with the same or another number of processes.
+
+    Where the config has a section [start], weights and standardisation are those of the model that it names. In a
+    process group of torch every process makes one, with the same arguments, and each works on its share of every batch.
+    Raises ValueError for arguments that do not fit each other, or the run that is to be resumed.
     """
 
     def __init__(
@@ -75,39 +82,58 @@ class Trainer:
         theory: Theory,
         train: Sequence[Data],
         folder: Path,
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
         resume: bool = False,
     ) -> None:
         self.config, self.table, self.theory, self.folder = config, table, theory, folder
-        self.train, self.device = list(train), torch.device(device)
-        torch.manual_seed(config.schedule.seed)
+        self.train, self.device, self.world = list(train), torch.device(device), current_world()
+        schedule = config.schedule
+        self.world.check_batch(min(schedule.batch_size, len(self.train)))
+        state = read_state(folder, self.device) if resume else None
+        start = None if resume else check_start(config.start, config.model, table, theory)
+        torch.manual_seed(schedule.seed)
         self.model = FockModel(config.model, table.degrees, len(table.elements))
-        if not resume:
+        if start is not None:
+            self.model.load_state_dict(start.model.state_dict())
+        elif not resume and self.world.leads:
             fit_standardisation(self.model, self.train)
         self.model.to(self.device)
-        self.mean = RunningMean(self.model, config.schedule.ema)
-        schedule = config.schedule
+        self.world.broadcast(self.model)
+        self.mean = RunningMean(self.model, schedule.ema, started=start is not None)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=0.0, betas=schedule.betas, weight_decay=schedule.weight_decay, fused=True
         )
         self.step, self.seconds = 0, 0.0
-        folder.mkdir(parents=True, exist_ok=True)
-        if resume:
-            self._restore()
+        self._serve_ions = start is not None and start.serve_ions
+        self._saved: int | None = None
+        self._skipped = 0
+        if state is not None:
+            self._restore(state)
+        self._loss = batch_loss(self.model, config.loss, self.world, self.device)
+        if self.world.leads:
+            folder.mkdir(parents=True, exist_ok=True)
+            clear_partial(folder)
+            write_file(folder / CONFIG, to_toml(config).encode())
 
-    def _restore(self) -> None:
-        state = torch.load(self.folder / STATE, map_location=self.device, weights_only=True)
-        if state["config"] != dataclasses.asdict(self.config):
+    def _restore(self, state: dict[str, Any]) -> None:
+        before = from_dict(RunConfig, state["config"])
+        if dataclasses.replace(before, hardware=self.config.hardware) != self.config:
             raise ValueError(f"{self.folder} was started with other settings; give another --out or the same config")
         if state["train"] != [d.name for d in self.train]:
             raise ValueError(f"{self.folder} was started with other training molecules; give the same --labels")
         self.model.load_state_dict(state["model"])
         self.mean.load_state_dict(state["mean"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.seconds, self._saved = state["step"], state["seconds"], state["step"]
+        self._serve_ions = state.get("serve_ions", False)
+        if "random" in state:
+            restore_random_state(state["random"], self.device)
 
     def save(self) -> None:
-        """Write state and model atomically; a run killed while writing keeps the last good ones."""
+        """Write state and model atomically; a run killed while writing keeps the last good ones.
+
+        Raises RunStopped where they cannot be written; the last good ones stay.
+        """
         state = {
             "config": dataclasses.asdict(self.config),
             "train": [d.name for d in self.train],
@@ -116,69 +142,121 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
+            "serve_ions": self._serve_ions,
+            "random": random_state(self.device),
         }
-        partial = self.folder / f".{STATE}.{os.getpid()}.tmp"
-        torch.save(state, partial)
-        partial.replace(self.folder / STATE)
-        save_checkpoint(self.folder / MODEL, self.checkpoint())
+        try:
+            write_state(self.folder, state, self.checkpoint())
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._saved = self.step
+
+    def _kept(self) -> str:
+        """What a run that stops here leaves behind."""
+        if self._saved is None:
+            return f"nothing was saved in {self.folder} before"
+        return f"{self.folder} has the last good state and model, of step {self._saved}; go on with --resume"
+
+    def _unwritable(self, error: OSError) -> RunStopped:
+        reason = error.strerror or str(error)
+        return RunStopped(f"{self.folder}: step {self.step} cannot be written ({reason}); make room: {self._kept()}")
 
     def checkpoint(self) -> Checkpoint:
         """The mean weights as a model that can be used."""
-        model = FockModel(self.config.model, self.table.degrees, len(self.table.elements))
+        with torch.random.fork_rng([]):  # the run's own random numbers stay where they are
+            model = FockModel(self.config.model, self.table.degrees, len(self.table.elements))
         model.load_state_dict(self.mean.module.state_dict())
         facts = {"steps": str(self.step), "molecules": str(len(self.train)), "hours": f"{self.seconds / 3600:.2f}"}
-        return Checkpoint(model.eval(), self.table, self.theory.xc, self.theory.basis, metadata=facts)
+        return Checkpoint(model.eval(), self.table, self.theory.xc, self.theory.basis, self._serve_ions, metadata=facts)
 
     def run(self, minutes: float | None, validation: dict[str, list[Data]], every: int = 500) -> None:
-        """Train; validate and save every so many steps and at the end. `validation`: named sets of molecules."""
-        schedule, start = self.config.schedule, time.perf_counter()
-        before = self.seconds
-        sampler = StepSampler(len(self.train), schedule.batch_size, schedule.seed, self.step, schedule.steps)
-        loader = DataLoader(self.train, batch_sampler=sampler)
-        window: list[Tensor] = []
-        with tqdm(total=schedule.steps, initial=self.step, desc="training", unit="step", mininterval=10) as bar:
-            for batch in loader:
-                window.append(self._one_step(batch.to(self.device)))
-                self.step += 1
-                self.seconds = before + time.perf_counter() - start
-                bar.update()
-                stop = minutes is not None and self.seconds - before > 60 * minutes
-                if self.step % every == 0 or self.step == schedule.steps or stop:
-                    self._report(torch.stack(window).mean(0).tolist(), validation)
-                    window = []
-                    self.save()
-                if stop:
-                    break
+        """Train; validate and save every so many steps and at the end. `validation`: named sets of molecules.
 
-    def _one_step(self, batch: Data) -> Tensor:
-        """One update; returns (mae, ov, mo, trace) of the batch before it."""
+        They are validated before the first step as well. SIGTERM ends the process after the step at hand, with a state
+        that resumes exactly and status 143. Raises RunStopped where nothing can be written any more, and where the loss
+        is not finite for MAX_SKIPPED steps in a row (single ones are skipped).
+        """
+        schedule, begin, before = self.config.schedule, time.perf_counter(), self.seconds
+        sampler = StepSampler(len(self.train), schedule.batch_size, schedule.seed, self.step, schedule.steps)
+        with ExitStack() as stack:
+            log = stack.enter_context(closing(RunLog(self.folder, self.step))) if self.world.leads else None
+            stack.enter_context(matmul_precision(self.device, self.config.hardware.tf32))
+            asked = stack.enter_context(termination())
+            batches = BatchLoader(self.train, self.world.shares(sampler), self.device)
+            loader = stack.enter_context(closing(batches))
+            bar = stack.enter_context(self._bar())
+            if self.step == 0 and validation:
+                self._report(log, Window(), 0.0, validation)
+            window = Window(waited=loader.waited)
+            for batch in loader:
+                self._one_step(batch, window)
+                self.step += 1
+                self.seconds = before + time.perf_counter() - begin
+                bar.update()
+                over = minutes is not None and self.seconds - before > 60 * minutes
+                over, terminated = self.world.any((over, asked.is_set()), self.device)
+                if terminated:
+                    self._terminate()
+                if self.step % every == 0 or self.step == schedule.steps or over:
+                    self._report(log, window, window.wait_share(loader.waited), validation)
+                    if self.world.leads:
+                        self.save()
+                    window = Window(waited=loader.waited)
+                if over:
+                    break
+            self.world.wait()
+
+    def _terminate(self) -> NoReturn:
+        if self.world.leads:
+            self.save()
+            tqdm.write(f"stopped by SIGTERM: {self.folder} has the state of step {self.step}; go on with --resume")
+        sys.exit(128 + signal.SIGTERM)
+
+    def _bar(self) -> Any:
+        total = self.config.schedule.steps
+        quiet = not self.world.leads
+        return tqdm(total=total, initial=self.step, desc="training", unit="step", mininterval=10, disable=quiet)
+
+    def _one_step(self, batch: Data, window: Window) -> None:
+        """One update; adds (mae, ov, mo, trace) of the batch before it to the window."""
         rate = learning_rate(self.config.schedule, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        loss, found, traces = total_loss(self.model, batch, self.config.loss)
+        loss, found = self._loss(batch)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.schedule.clip)
         if torch.isfinite(norm):  # one broken batch must not end a run of hours
             self.optimizer.step()
             self.mean.update_parameters(self.model)
-        return torch.stack([found.mae.mean(), found.ov.mean(), found.mo.mean(), traces]).detach()
+            window.figures.append(found)
+            self._skipped = 0
+            return
+        self._skipped += 1
+        if self._skipped == MAX_SKIPPED:
+            raise RunStopped(
+                f"the loss was not finite for {MAX_SKIPPED} steps in a row, up to step {self.step}; lower "
+                f"learning_rate, or look for a broken label: {self._kept()}"
+            )
 
-    def _report(self, train: list[float], validation: dict[str, list[Data]]) -> None:
+    def _report(self, log: RunLog | None, window: Window, wait: float, validation: dict[str, list[Data]]) -> None:
+        """A row of the log, with a validation. `log`: that of the first process, the others have none."""
+        train: list[float] = self.world.mean(window.mean().to(self.device)).tolist()
+        if log is None:
+            return
         row: dict[str, float] = {"step": self.step, "seconds": round(self.seconds, 1)}
         row |= dict(zip(("train_mae", "train_ov", "train_mo", "train_trace"), train, strict=True))
-        lines = [f"train {Averages(*train[:3])}"]
+        rate = learning_rate(self.config.schedule, self.step - 1) if self.step else 0.0
+        row |= {"learning_rate": rate, "wait": round(wait, 4), "memory": round(memory(self.device), 3)}
+        lines = [f"train {Averages(*train[:3])}"] if window.figures else []
         for name, data in validation.items():
             result = validate(self.mean.module, data, self.device)
             row |= {f"{name}_{key}": value for key, value in dataclasses.asdict(result).items()}
             lines.append(f"{name} {result}")
-        path = self.folder / LOG
-        fresh = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if fresh:
-                writer.writeheader()
-            writer.writerow(row)
+        try:
+            log.write(row)
+        except OSError as error:
+            raise self._unwritable(error) from error
         tqdm.write(f"step {self.step}: " + " | ".join(lines))
 
 

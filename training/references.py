@@ -36,9 +36,9 @@ class CachedReference:
 
     def reference(self, settings: ReferenceSettings) -> Reference:
         """F_ref after the number of damped steps that `settings` names."""
-        responses = lib.unpack_tril(self.responses[: settings.n_responses].astype(np.float64))
         overlap = lib.unpack_tril(self.overlap)
-        responses = responses.reshape(-1, *overlap.shape)
+        unpacked = [lib.unpack_tril(packed.astype(np.float64)) for packed in self.responses[: settings.n_responses]]
+        responses = np.array(unpacked).reshape(-1, *overlap.shape)  # PySCF does not unpack an array of none
         fock = combine(lib.unpack_tril(self.initial), responses, overlap, settings)
         return Reference(fock, responses, overlap)
 
@@ -73,7 +73,7 @@ def cached_reference(label: Label, basis: str, settings: ReferenceSettings, fold
     initial = result.fock - combine(np.zeros_like(result.fock), result.responses, result.overlap, general)
     packed = CachedReference(
         lib.pack_tril(initial),
-        lib.pack_tril(result.responses).astype(np.float32),
+        np.array([lib.pack_tril(g) for g in result.responses], dtype=np.float32),
         lib.pack_tril(result.overlap),
     )
     folder.mkdir(parents=True, exist_ok=True)

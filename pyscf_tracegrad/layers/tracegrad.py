@@ -8,8 +8,8 @@ g = d(sum_c z_c)/du, from the MLP's own vector-Jacobian product,
 
 so that the forward pass needs no autograd, training needs no double backward, and it runs under `inference_mode`.
 
-The index k runs over whatever a symmetry keeps apart: the degrees l for on-site features (SO(3)), the components m in
-a bond frame (SO(2), where cosine and sine rows of an m share A and B; the theorem holds likewise).
+The index k runs over whatever a symmetry keeps apart: the irreps (degrees l) for features in global axes (SO(3)), the
+components m in a bond frame (SO(2), where cosine and sine rows of an m share A and B; the theorem holds likewise).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from pyscf_tracegrad.layers.degrees import degrees
 from pyscf_tracegrad.layers.norm import EquivariantNorm
+from pyscf_tracegrad.layers.rows import IrrepsNorm, Rows
 
 
 class InvariantMLP(nn.Module):
@@ -60,25 +61,35 @@ class TraceGrad(nn.Module):
     """f -> f + v and the invariants z, for features (n, dim, channels).
 
     in_bond_frame: rows are m-major and k runs over m (then A, B mix the degrees too); else degree-major, k = l.
+    unnatural: degrees of the irreps of unnatural parity after the natural ones (see `rows`); k then runs over all
+    irreps. Not in bond frames.
     outputs: number Z of invariants z, one per shell-pair block; they predict the traces (paper, section 4).
     gradient: whether v is added; without, f stays as it is and z only serves the traces (the paper's ablation).
     """
 
     def __init__(
-        self, l_max: int, channels: int, invariants: int, outputs: int, in_bond_frame: bool, gradient: bool = True
+        self,
+        l_max: int,
+        channels: int,
+        invariants: int,
+        outputs: int,
+        in_bond_frame: bool,
+        gradient: bool = True,
+        unnatural: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
-        table = degrees(l_max)
-        self.irreps_in = self.irreps_out = table.irreps(channels)
+        table, rows = degrees(l_max), Rows(l_max, unnatural)
+        if in_bond_frame and unnatural:
+            raise ValueError("features in bond frames have natural parity only")
+        self.irreps_in = self.irreps_out = rows.with_channels(channels)
         if in_bond_frame:
             self.row_sizes = table.m_sizes
             self.components = [1] + [2] * l_max
             widths = [table.count(m) * channels for m in range(l_max + 1)]
         else:
-            self.row_sizes = table.sizes
-            self.components = table.sizes
-            widths = [channels] * (l_max + 1)
-        self.norm = EquivariantNorm(l_max, channels, m_major=in_bond_frame)
+            self.row_sizes = self.components = rows.sizes
+            widths = [channels] * len(rows.sizes)
+        self.norm = IrrepsNorm(rows, channels) if unnatural else EquivariantNorm(l_max, channels, in_bond_frame)
         self.left = nn.ParameterList(nn.Parameter(torch.randn(w, invariants) / math.sqrt(w)) for w in widths)
         self.right = nn.ParameterList(nn.Parameter(torch.randn(w, invariants) / math.sqrt(w)) for w in widths)
         self.mlp = InvariantMLP(invariants, invariants, outputs)

@@ -1,0 +1,1 @@
+"""Studies: many short training runs that differ in one setting, their scores, one table. See `training.study`."""
