@@ -55,6 +55,7 @@ _FIRST = {f"backbone.layers.0.message.maps.{m}.weight" for m in range(1, SMALL.l
 IDLE = {("qhnet_so2", "all"): _SITE, ("qhnet_so2", "none"): _SITE | _FIRST}
 WATER = "O 0 0 0; H 0.1 0 0.96; H 0.93 0.1 -0.2"
 
+
 @pytest.fixture(params=list(CONFIGS.values()), ids=list(CONFIGS))
 def config(request: pytest.FixtureRequest) -> ModelConfig:
     return request.param
