@@ -1,10 +1,12 @@
 """A better guess for molecules of your own: label them, fine-tune the shipped model, count cycles before and after.
 
-    python examples/02-finetune.py [SET.toml] [--others LABELS.h5] [--minutes 5] [--workers 2] [--out runs/finetune]
+    python examples/02-finetune.py [SET.toml] [--others LABELS.h5] [--alone] [--workers 2] [--out runs/finetune]
 
 SET.toml names your XYZ files (`finetune/mine.toml`: one molecule and thirty snapshots of it at 300 K). Each step is a
 command that is printed before it runs; every one goes on where it stopped when this is run again. About fifteen minutes
-on two cores. Cycles are those without refinement, with fitted integrals and a coarse grid; held-out frames only.
+on two cores. Other molecules (`finetune/others.toml`, or --others) are trained on along with yours, and held-out ones
+of them tell what is forgotten; --alone trains on yours only. Cycles are those without refinement, with fitted integrals
+and a coarse grid, of held-out molecules.
 """
 
 import argparse
@@ -34,8 +36,8 @@ def main() -> None:
     """The whole way."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("set", nargs="?", type=Path, default=HERE / "finetune" / "mine.toml", help="set file (TOML)")
-    parser.add_argument("--others", type=Path, help="label file whose validation molecules tell what is forgotten")
-    parser.add_argument("--minutes", type=float, default=5.0, help="of training")
+    parser.add_argument("--others", type=Path, help="label file of other molecules, training and validation")
+    parser.add_argument("--alone", action="store_true", help="train on your molecules only")
     parser.add_argument("--workers", type=int, default=2, help="processes for labels and SCFs")
     parser.add_argument("--out", type=Path, default=Path("runs/finetune"))
     a = parser.parse_args()
@@ -49,15 +51,17 @@ def main() -> None:
         run("data.generate", HERE.absolute() / "finetune" / "others.toml", "-o", others, "--workers", a.workers)
 
     config = ROOT / "training" / "configs" / "finetune.toml"
-    resume = ["--resume"] if (out / "run" / "state.pt").exists() else []
-    settings = ("--labels", mine, "--validation", f"others={others}", "--out", out / "run", "--minutes", a.minutes)
-    run("training.train", config, *settings, *resume)
+    run_folder = out / ("alone" if a.alone else "run")
+    resume = ["--resume"] if (run_folder / "state.pt").exists() else []
+    labels = [mine] if a.alone else [mine, others]
+    named = (f"mine={mine}", f"others={others}")
+    run("training.train", config, "--labels", *labels, "--validation", *named, "--out", run_folder, *resume)
 
-    tuned = out / "run" / "model.pt"
+    tuned = run_folder / "model.pt"
     print("\n== your molecules: the shipped model, then the fine-tuned one")
-    compare(mine, tuned, out / "mine", a.workers)
+    compare(mine, tuned, run_folder / "mine", a.workers)
     print("\n== other molecules: what is forgotten")
-    compare(others, tuned, out / "others", a.workers)
+    compare(others, tuned, run_folder / "others", a.workers)
     print(f"\nTo use it: tracegrad_guess(mf, model=pyscf_tracegrad.load_model({str(tuned)!r}))")
 
 

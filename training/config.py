@@ -49,10 +49,11 @@ class LossWeights:
 class Schedule:
     """Optimisation: AdamW, linear warm-up, decay of the rate, gradient clipping, running mean of the weights (EMA).
 
-    steps: length of the run; the decay ends there. Raising it costs time in proportion and always helped so far.
+    steps: length of the run; the decay ends there. Raising it costs time in proportion; the shipped run was still
+        improving when it ended.
     batch_size: molecules a step, over all processes; more is smoother and slower, and wants a higher learning_rate.
     learning_rate: of AdamW at the end of the warm-up. Higher learns faster, until the loss jumps or is not finite.
-    weight_decay: of AdamW; more keeps weights smaller, which helps few molecules and hurts many.
+    weight_decay: of AdamW; more keeps weights smaller, against overfitting where there are few molecules.
     betas: of AdamW, memory of the gradient and of its square; nearer 1 remembers longer. 0.999 for the second suits
         runs of more than some 10,000 steps.
     warmup: steps from 0 to learning_rate; more is safer with a high rate.
