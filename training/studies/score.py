@@ -25,7 +25,7 @@ from training.labels import LabelFile
 from training.loop import MODEL
 from training.references import cache_folder, cached_reference
 from training.rows import append_rows, read_rows
-from training.studies.run import Place, finished, start_worker
+from training.studies.run import Place, claimed, finished, start_worker
 from training.studies.trials import Trial
 
 ROWS = "scores.csv"
@@ -115,23 +115,37 @@ def score_molecule(task: Task) -> list[Row]:
     return rows
 
 
-def score_all(place: Place, trials: Sequence[Trial], with_scf: int, workers: int, threads: int) -> list[Row]:
-    """Old rows of the study and those that were missing."""
-    path = place.out / ROWS
-    rows = read_rows(path, Row)
-    done = {(row.name, row.route) for row in rows}
+def latest(rows: Sequence[Row]) -> dict[tuple[str, str], Row]:
+    """One row for each molecule and route, the last."""
+    return {(row.name, row.route): row for row in rows}
+
+
+def open_tasks(place: Place, trials: Sequence[Trial], with_scf: int, rows: Sequence[Row]) -> list[Task]:
+    """What has no row yet, or one without cycles where these are wanted."""
+    done = latest(rows)
     every = candidates(place, trials)
     tasks = []
     for file, k, scf in held_out(place.labels, with_scf):
+        wanted: Scf = "fitted" if scf else "none"
         name = _labels(file).names[k]
-        left = tuple(c for c in every if (name, c.route) not in done)
+        found = {c.route: done.get((name, c.route)) for c in every}
+        left = tuple(c for c in every if (row := found[c.route]) is None or (scf and row.scf != wanted))
         if left:
-            tasks.append(Task(file, k, left, "fitted" if scf else "none"))
-    if tasks:
-        context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-        with ProcessPoolExecutor(workers, context, initializer=start_worker, initargs=(threads,)) as pool:
-            futures = [pool.submit(score_molecule, task) for task in tasks]
-            for future in tqdm(as_completed(futures), total=len(futures), desc="scores", unit="mol"):
-                append_rows(path, future.result())
-                rows += future.result()
-    return rows
+            tasks.append(Task(file, k, left, wanted))
+    return tasks
+
+
+def score_all(place: Place, trials: Sequence[Trial], with_scf: int, workers: int, threads: int) -> list[Row]:
+    """Old rows of the study and those that were missing; what another command scores is left to it."""
+    path = place.out / ROWS
+    with claimed(place.out) as mine:
+        rows = read_rows(path, Row)
+        tasks = open_tasks(place, trials, with_scf, rows) if mine else []
+        if tasks:
+            context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+            with ProcessPoolExecutor(workers, context, initializer=start_worker, initargs=(threads,)) as pool:
+                futures = [pool.submit(score_molecule, task) for task in tasks]
+                for future in tqdm(as_completed(futures), total=len(futures), desc="scores", unit="mol"):
+                    append_rows(path, future.result())
+                    rows += future.result()
+    return list(latest(rows).values())
