@@ -17,6 +17,7 @@ from pyscf_tracegrad.orbitals import ShellTable
 from training.config import LossWeights, RunConfig, Schedule, read_config
 from training.studies import trials
 from training.studies.cost import parameters, step_seconds
+from training.studies.report import draw_curves
 from training.studies.run import subset
 from training.studies.tables import Outcome, arm_table, effects, fit_power_law, spread
 
@@ -93,12 +94,25 @@ def test_power_law_is_found() -> None:
 def test_spreads_and_effects() -> None:
     assert spread([1.0], ".1f") == "1.0"
     assert spread([1.0, 3.0], ".2f") == "2.00 ± 1.41"
+    assert not spread([1.0, float("nan")], ".2f")
     low, high = Outcome(1e-4, 1e-4, 1e-4, 1e-4, 0.9, 1e-4, 0.6, 2e-4), Outcome(*[2e-4] * 4, 0.8, 4e-4, 0.7, 4e-4)
     by_arm = {"baseline, ov": [high, high], "+Grad, ov": [low, high]}
     assert "| +Grad, ov | 2 | 0.625 ± 0.530 | 0.750 ± 0.354 |" in effects(by_arm)
     table = arm_table(by_arm, {"+Grad, ov": ["7"]}, ["parameters"])
     assert table.splitlines()[-1].startswith("| +Grad, ov | 2 | 150 ± 71 |")
     assert table.splitlines()[-1].endswith("| 7 |")
+
+
+def test_curves_are_drawn_of_what_was_measured(tmp_path: Path) -> None:
+    def point(n: float, ratio: float) -> list[Outcome]:
+        return [Outcome(*[1e-4] * 4, 0.9, 3e-4 * n**-0.5, ratio, 1e-4)]
+
+    sizes = np.array([50.0, 100.0, 200.0])
+    without = draw_curves(sizes, [point(n, float("nan")) for n in sizes], tmp_path / "ov.png")
+    assert without == "ov error = 2.12e-05 (n / 200)^-0.500"
+    both = draw_curves(sizes, [point(n, 0.8 * n**-0.1) for n in sizes], tmp_path / "both.png")
+    assert both.startswith(f"{without}; cycles / minao's = ")
+    assert (tmp_path / "both.png").stat().st_size > (tmp_path / "ov.png").stat().st_size
 
 
 @pytest.fixture(scope="module")

@@ -122,21 +122,20 @@ def curves_report(trials: Sequence[Trial], rows: Sequence[Row], picture: Path) -
 
 def draw_curves(sizes: np.ndarray, found: Sequence[Sequence[Outcome]], picture: Path) -> str:
     """Picture of ov error and cycles over minao's; returns the power laws in words."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    panels = [("ov", "ov error", "log"), ("ratio", "cycles / minao's", "linear")]
+    panels = [panel for panel in panels if all(np.isfinite(getattr(o, panel[0])) for seeds in found for o in seeds)]
+    figure = Figure(figsize=(4.5 * len(panels), 3.6), layout="constrained")
     lines = []
-    for ax, name, label in ((left, "ov", "ov error"), (right, "ratio", "cycles / minao's")):
-        mean = np.array([np.mean([getattr(o, name) for o in outcomes_]) for outcomes_ in found])
-        for x, outcomes_ in zip(sizes, found, strict=True):
-            ax.plot([x] * len(outcomes_), [getattr(o, name) for o in outcomes_], "o", color="#4477aa", ms=4)
-        if np.isfinite(mean).all():
-            law = fit_power_law(sizes.tolist(), mean.tolist())
-            fine = np.geomspace(sizes.min(), 4 * sizes.max(), 100)
-            ax.plot(fine, law(fine), color="#ee6677", lw=1)
-            lines.append(f"{label} = {law.a:.3g} (n / {law.n0:.0f})^-{law.b:.3f}")
-        ax.set(xscale="log", xlabel="training molecules", ylabel=label)
+    for ax, (name, label, scale) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        values = [[getattr(o, name) for o in seeds] for seeds in found]
+        for x, ys in zip(sizes, values, strict=True):
+            ax.plot([x] * len(ys), ys, "o", color="#4477aa", ms=4)
+        law = fit_power_law(sizes.tolist(), [float(np.mean(ys)) for ys in values])
+        fine = np.geomspace(sizes.min(), 4 * sizes.max(), 100)
+        ax.plot(fine, law(fine), color="#ee6677", lw=1)
+        lines.append(f"{label} = {law.a:.3g} (n / {law.n0:.0f})^-{law.b:.3f}")
+        ax.set(xscale="log", yscale=scale, xlabel="training molecules", ylabel=label)
         ax.spines[["top", "right"]].set_visible(False)
-    left.set_yscale("log")
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=110)
     return "; ".join(lines)

@@ -71,8 +71,10 @@ def arms(trials: Sequence[Trial], found: dict[str, Outcome]) -> dict[str, list[O
 
 
 def spread(values: Sequence[float], form: str, scale: float = 1.0) -> str:
-    """Mean, and with several seeds their standard deviation."""
+    """Mean, and with several seeds their standard deviation; nothing where a value is missing."""
     scaled = np.array(values) * scale
+    if np.isnan(scaled).any():
+        return ""
     text = format(scaled.mean(), form)
     return text if len(scaled) < 2 else f"{text} ± {format(scaled.std(ddof=1), form)}"
 
