@@ -7,8 +7,14 @@ import os
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"  # read when numpy, PySCF and torch are imported, so before that
 
+from pathlib import Path  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
+
 import pytest  # noqa: E402  (the thread counts come first)
 from pyscf import gto, lib  # noqa: E402
+
+if TYPE_CHECKING:
+    from training.dataset import FockData
 
 WATER = "O 0 0 0.1173; H 0 0.7572 -0.4692; H 0 -0.7572 -0.4692"
 FORMALDEHYDE = "C 0 0 -0.5297; O 0 0 0.6741; H 0 0.9353 -1.1140; H 0 -0.9353 -1.1140"
@@ -42,3 +48,19 @@ def formaldehyde() -> gto.Mole:
 def every_element() -> gto.Mole:
     """Carbamoyl fluoride: H C N O F."""
     return _molecule(EVERY_ELEMENT)
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with label files and references for the tests of training, whose helpers load torch: not before."""
+    from training_helpers import shared_folder
+
+    return shared_folder(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def data(workspace: Path) -> list[FockData]:
+    """Training molecules of the workspace."""
+    from training_helpers import load
+
+    return load(workspace / "labels.h5", workspace)

@@ -9,8 +9,9 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from label_helpers import write_labels
 from network_helpers import TABLE
-from pyscf import dft, gto, lib
+from pyscf import lib
 from torch_geometric.loader import DataLoader
 
 from pyscf_tracegrad.config import ModelConfig, ReferenceSettings
@@ -40,27 +41,7 @@ MODEL = ModelConfig(
 def label_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four small molecules labelled by PySCF, the last one for validation, in the format of label files."""
     path = tmp_path_factory.mktemp("labels") / "small.h5"
-    numbers, positions, focks, energies = [], [], [], []
-    for atoms in MOLECULES.values():
-        mol = gto.M(atom=atoms, basis="def2-svp", verbose=0)
-        mf = dft.RKS(mol, xc="b3lyp")
-        mf.conv_tol_grad = 1e-6
-        energies.append(mf.kernel())
-        focks.append(lib.pack_tril(mf.get_fock()).astype(np.float32))
-        numbers.append(mol.atom_charges())
-        positions.append(mol.atom_coords())
-    with h5py.File(path, "w") as file:
-        file.attrs.update({"format": "fock-labels", "version": 1, "xc": "b3lyp", "basis": "def2-svp"})
-        file["atomic_numbers"] = np.concatenate(numbers).astype(np.uint8)
-        file["positions"] = np.concatenate(positions)
-        file["atom_offsets"] = np.cumsum([0] + [len(n) for n in numbers])
-        file["fock"] = np.concatenate(focks)
-        file["fock_offsets"] = np.cumsum([0] + [len(f) for f in focks])
-        file["energy"] = np.array(energies)
-        file["cycles_minao"] = np.full(len(focks), -1, dtype=np.int16)
-        file["name"] = list(MOLECULES)
-        file["split"] = ["train", "train", "train", "val"]
-    return path
+    return write_labels(path, MOLECULES, ["train", "train", "train", "val"])
 
 
 @pytest.fixture(scope="session")

@@ -9,18 +9,13 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from training_helpers import MODEL, MOLECULES, TABLE, load, shared_folder, write_labels
+from training_helpers import MODEL, MOLECULES, TABLE, load, write_labels
 
 from pyscf_tracegrad.orbitals import ShellTable
 from training import dataset
 from training.dataset import FockData, label_elements, load_split, make_data
 from training.labels import LabelError, LabelFile, Theory
 from training.references import cache_folder, cached_reference
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared_folder(tmp_path_factory)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import multiprocessing
-from training_helpers import TABLE, THEORY, load, run_config, shared_folder
+from training_helpers import TABLE, THEORY, run_config
 
 from training import curves
 from training.config import LossWeights, RunConfig, read_config, to_toml
@@ -38,16 +38,6 @@ def train_in_group(rank: int, workspace: str, ports: list[int], commands: list[l
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         main(command)
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared_folder(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def data(workspace: Path) -> list[FockData]:
-    return load(workspace / "labels.h5", workspace)
 
 
 def test_two_processes_give_the_weights_of_one(workspace: Path, data: list[FockData], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
-from training_helpers import TABLE, THEORY, load, run_config, same_weights, shared_folder
+from training_helpers import TABLE, THEORY, load, run_config, same_weights, trainer
 
 from pyscf_tracegrad.model import FockModel
 from training.config import Hardware, LossWeights, RunConfig, Schedule
@@ -38,22 +38,8 @@ def _no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared_folder(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def data(workspace: Path) -> list[FockData]:
-    return load(workspace / "labels.h5", workspace)
-
-
-@pytest.fixture(scope="module")
 def held_out(workspace: Path) -> list[FockData]:
     return load(workspace / "labels.h5", workspace, "val")
-
-
-def trainer(config: RunConfig, data: list[FockData], folder: Path, resume: bool = False) -> Trainer:
-    return Trainer(config, TABLE, THEORY, data, folder, "cpu", resume)
 
 
 def plain_loop(config: RunConfig, data: list[FockData]) -> tuple[FockModel, FockModel]:

@@ -17,7 +17,6 @@ from training_helpers import (
     load,
     run_config,
     same_weights,
-    shared_folder,
     write_labels,
 )
 
@@ -40,11 +39,6 @@ CONFIGS = Path(__file__).parents[1] / "training" / "configs"
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take half a second each."""
     monkeypatch.setattr("training.curves.draw_curves", lambda *_: None)
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared_folder(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

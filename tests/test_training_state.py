@@ -16,14 +16,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_helpers import TABLE, THEORY, load, run_config, same_weights, shared_folder
+from training_helpers import run_config, same_weights, trainer
 
 from pyscf_tracegrad.pretrained import load_model
 from training import logs as logs_module
 from training import state as state_module
 from training.config import Hardware, RunConfig, to_toml
 from training.dataset import FockData
-from training.loop import RunStopped, Trainer
+from training.loop import RunStopped
 from training.train import main
 
 ROOT = Path(__file__).parents[1]
@@ -33,20 +33,6 @@ ROOT = Path(__file__).parents[1]
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take half a second each."""
     monkeypatch.setattr("training.curves.draw_curves", lambda *_: None)
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shared_folder(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def data(workspace: Path) -> list[FockData]:
-    return load(workspace / "labels.h5", workspace)
-
-
-def trainer(config: RunConfig, data: list[FockData], folder: Path, resume: bool = False) -> Trainer:
-    return Trainer(config, TABLE, THEORY, data, folder, "cpu", resume)
 
 
 @contextmanager

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import h5py
-import numpy as np
 import pytest
 import torch
-from pyscf import gto, lib
+from label_helpers import write_label_file
+from pyscf import gto
 
 from pyscf_tracegrad.config import ModelConfig, ReferenceSettings
 from pyscf_tracegrad.orbitals import ShellTable
 from training.config import LossWeights, RunConfig, Schedule
 from training.dataset import FockData, load_split
 from training.labels import Theory
+from training.loop import Trainer
 from training.references import fill_cache
 
 THEORY = Theory("b3lyp", "def2-svp")
@@ -40,27 +40,12 @@ def write_labels(
     path: Path, molecules: dict[str, tuple[str, str]] = MOLECULES, theory: Theory = THEORY, shift: float = 0.0
 ) -> Path:
     """A label file of first Hartree-Fock matrices; `shift` (hartree) times the overlap is added."""
-    mols = [
-        gto.M(atom=atoms, basis=theory.basis, charge=-1 if name.endswith("-") else 0, verbose=0)
+    mols = {
+        name: gto.M(atom=atoms, basis=theory.basis, charge=-1 if name.endswith("-") else 0, verbose=0)
         for name, (atoms, _) in molecules.items()
-    ]
-    focks = [
-        lib.pack_tril(m.RHF().get_fock(dm=m.RHF().get_init_guess()) + shift * m.intor("int1e_ovlp")).astype(np.float32)
-        for m in mols
-    ]
-    with h5py.File(path, "w") as file:
-        file.attrs.update({"format": "fock-labels", "version": 1, "xc": theory.xc, "basis": theory.basis})
-        file["atomic_numbers"] = np.concatenate([m.atom_charges() for m in mols]).astype(np.uint8)
-        file["positions"] = np.concatenate([m.atom_coords() for m in mols])
-        file["atom_offsets"] = np.cumsum([0] + [m.natm for m in mols])
-        file["fock"] = np.concatenate(focks)
-        file["fock_offsets"] = np.cumsum([0] + [len(f) for f in focks])
-        file["energy"] = np.zeros(len(mols))
-        file["cycles_minao"] = np.full(len(mols), -1, dtype=np.int16)
-        file["charge"] = np.array([m.charge for m in mols], dtype=np.int8)
-        file["name"] = list(molecules)
-        file["split"] = [split for _, split in molecules.values()]
-    return path
+    }
+    focks = [m.RHF().get_fock(dm=m.RHF().get_init_guess()) + shift * m.intor("int1e_ovlp") for m in mols.values()]
+    return write_label_file(path, mols, focks, [split for _, split in molecules.values()], theory.xc, theory.basis)
 
 
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -81,6 +66,10 @@ def run_config(**schedule: object) -> RunConfig:
 def load(path: Path, folder: Path, split: str = "train") -> list[FockData]:
     """Molecules of a label file, with the caches in a folder."""
     return load_split([str(path)], split, TABLE, MODEL, cache=folder / "runs" / "references")[0]
+
+
+def trainer(config: RunConfig, data: list[FockData], folder: Path, resume: bool = False) -> Trainer:
+    return Trainer(config, TABLE, THEORY, data, folder, "cpu", resume)
 
 
 def same_weights(a: torch.nn.Module, b: torch.nn.Module) -> bool:

@@ -14,8 +14,7 @@ from tqdm import tqdm
 
 from pyscf_tracegrad.blas import one_blas_thread
 from pyscf_tracegrad.checkpoint import Checkpoint
-from pyscf_tracegrad.graph import molecule_graph
-from pyscf_tracegrad.pretrained import correction
+from training.evaluate import network_fock
 from training.labels import Label, LabelFile
 from training.metrics import BlockErrors, FockErrors, atoms_of_aos, block_errors, fock_errors
 from training.references import CACHE, cache_folder, cached_reference
@@ -57,10 +56,9 @@ def measure_molecule(checkpoint: Checkpoint, label: Label, folder: Path) -> Mole
     """Errors of a model for one label, whatever its charge; `folder`: of the cache, see `cache_folder`."""
     settings = checkpoint.model.config
     mol = label.molecule(checkpoint.basis)
-    graph = molecule_graph(mol, checkpoint.shells, settings.cutoff)
     cached = cached_reference(label, checkpoint.basis, settings.reference, folder)
     reference = cached.reference(settings.reference)
-    fock, target = reference.fock + correction(checkpoint.model, graph, reference), label.full_fock()
+    fock, target = network_fock(checkpoint, mol, reference), label.full_fock()
     atoms, n_occupied = atoms_of_aos(mol), mol.nelectron // 2
     return MoleculeErrors(
         name=label.name,
