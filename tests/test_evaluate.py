@@ -20,7 +20,7 @@ from pyscf_tracegrad.graph import molecule_graph
 from pyscf_tracegrad.pretrained import correction
 from pyscf_tracegrad.reference import build_reference
 from training import evaluate
-from training.cycles import ScfRun, count_cycles, make_mf, minao_run
+from training.cycles import CycleCounter, Scf, make_mf
 from training.evaluate import Row, evaluate_fock, evaluate_molecule, summary
 from training.labels import Label
 from training.metrics import FockErrors, atoms_of_aos, fock_errors
@@ -61,7 +61,7 @@ def test_row_of_a_fock_matrix_has_its_metrics(label: Label) -> None:
     mol = label.molecule(BASIS)
     overlap, target = mol.intor("int1e_ovlp"), label.full_fock()
     fock = target + 1e-3 * np.diag(np.arange(mol.nao))
-    found = evaluate_fock(label, BASIS, XC, fock, overlap, "mine", scf="none")
+    found = evaluate_fock(label, fock, overlap, "mine", CycleCounter(label, mol, XC, "none"))
     expected = fock_errors(fock, target, overlap, 5, atoms_of_aos(mol))
     assert {k: getattr(found, k) for k in dataclasses.asdict(expected)} == dataclasses.asdict(expected)
     energies = diagonalise(fock, overlap).energies
@@ -79,19 +79,20 @@ def test_row_of_a_fock_matrix_has_its_metrics(label: Label) -> None:
 def test_exact_cycles_are_those_of_pyscf_and_minaos_those_of_the_label(label: Label) -> None:
     mol = label.molecule(BASIS)
     fock, overlap = mol.intor("int1e_kin") + mol.intor("int1e_nuc"), mol.intor("int1e_ovlp")
-    found = evaluate_fock(label, BASIS, XC, fock, overlap, "core", scf="exact")
+    found = evaluate_fock(label, fock, overlap, "core", CycleCounter(label, mol, XC))
     mf = dft.RKS(mol, xc=XC)
     mf.kernel(dm0=make_density(diagonalise(fock, overlap), aufbau(mol.nao, mol.nelectron)))
     assert (found.cycles, found.builds, found.cycles_minao) == (mf.cycles, mf.cycles + 2, 7)
     assert found.converged
     assert found.energy_error == pytest.approx(abs(mf.e_tot - label.energy), abs=1e-12)
-    again = evaluate_fock(dataclasses.replace(label, cycles_minao=-1), BASIS, XC, fock, overlap, "core", scf="exact")
+    unknown = dataclasses.replace(label, cycles_minao=-1)
+    again = evaluate_fock(unknown, fock, overlap, "core", CycleCounter(unknown, mol, XC))
     fresh = dft.RKS(mol, xc=XC)
     fresh.kernel(dm0=fresh.get_init_guess(mol, "minao"))
     assert again.cycles_minao == fresh.cycles
 
 
-def test_fitted_cycles_are_compared_with_fitted_ones(label: Label, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fitted_cycles_are_compared_with_fitted_ones(label: Label) -> None:
     mol = label.molecule(BASIS)
     mf = make_mf(mol, XC, "fitted")
     assert mf.with_df is not None
@@ -99,20 +100,39 @@ def test_fitted_cycles_are_compared_with_fitted_ones(label: Label, monkeypatch: 
     mf.kernel(dm0=mf.get_init_guess(mol, "minao"))
     overlap, fock = mol.intor("int1e_ovlp"), label.full_fock()
     false = dataclasses.replace(label, cycles_minao=99)
-    found = evaluate_fock(false, BASIS, XC, fock, overlap, "label", scf="fitted")
+    found = evaluate_fock(false, fock, overlap, "label", CycleCounter(false, mol, XC, "fitted"))
     assert found.cycles_minao == mf.cycles
     assert found.cycles < mf.cycles
     assert found.energy_error < 1e-8  # of the two fitted SCFs; against the label it is 1e-5
     assert abs(mf.e_tot - label.energy) > 1e-6
-    monkeypatch.setattr(evaluate, "minao_run", None)  # must not be asked again
-    given = evaluate_fock(label, BASIS, XC, fock, overlap, "label", "fitted", minao=ScfRun(42, True, label.energy))
-    assert given.cycles_minao == 42
+
+
+@pytest.mark.parametrize(("scf", "level"), [("exact", 3), ("fitted", 1), ("coarse", 0)])
+def test_kept_integrals_and_grid_change_no_cycles(
+    label: Label, scf: Scf, level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mol = label.molecule(BASIS)
+    made: list[int] = []
+    build = dft.gen_grid.Grids.build
+    monkeypatch.setattr(dft.gen_grid.Grids, "build", lambda g, *a, **k: (made.append(g.level), build(g, *a, **k))[1])
+    counter = CycleCounter(dataclasses.replace(label, cycles_minao=-1), mol, XC, scf)
+    densities = [make_mf(mol, XC, scf).get_init_guess(mol, guess) for guess in ("minao", "1e", "minao")]
+    found = [counter.minao, *map(counter.run, densities[1:])]
+    assert made == [level]
+    for dm, run in zip(densities, found, strict=True):
+        mf = make_mf(mol, XC, scf)
+        energy = mf.kernel(dm0=dm)
+        assert (run.cycles, run.converged) == (mf.cycles, True)
+        assert run.energy == pytest.approx(energy, abs=1e-10)
 
 
 def test_unknown_kind_of_scf_is_refused(label: Label) -> None:
-    with pytest.raises(ValueError, match="'exact' or 'fitted', not 'none'"):
-        make_mf(label.molecule(BASIS), XC, "none")
-    assert minao_run(label, label.molecule(BASIS), XC, "none").cycles == 7
+    mol = label.molecule(BASIS)
+    with pytest.raises(ValueError, match="one of 'exact', 'fitted', 'coarse', not 'none'"):
+        make_mf(mol, XC, "none")
+    counter = CycleCounter(label, mol, XC, "none")
+    assert counter.minao.cycles == 7
+    assert counter.run(np.eye(mol.nao)).cycles == -1
 
 
 def test_routes_of_a_molecule_are_the_reference_with_and_without_the_network(
@@ -217,6 +237,6 @@ def test_command_line_goes_on_and_refuses_other_files(
 def test_cycles_of_the_converged_density_are_few(label: Label) -> None:
     mol = label.molecule(BASIS)
     orbitals = diagonalise(label.full_fock(), mol.intor("int1e_ovlp"))
-    run = count_cycles(mol, XC, make_density(orbitals, aufbau(mol.nao, mol.nelectron)))
+    run = CycleCounter(label, mol, XC).run(make_density(orbitals, aufbau(mol.nao, mol.nelectron)))
     assert run.converged
     assert run.cycles <= 3

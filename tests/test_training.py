@@ -186,14 +186,14 @@ def test_ov_error_of_the_label_is_zero(label_file: Path) -> None:
 
 def test_label_as_guess_takes_few_cycles(label_file: Path) -> None:
     """diag(F_label) -> density is right: the SCF has next to nothing left to do."""
-    from training.evaluate import count_cycles
+    from training.cycles import CycleCounter
     from training.labels import LabelFile
 
     for label in LabelFile(label_file):
         mol = label.molecule("def2-svp")
         orbitals = diagonalise(label.full_fock(), mol.intor("int1e_ovlp"))
         dm = make_density(orbitals, aufbau(mol.nao, mol.nelectron))
-        cycles, converged, energy = count_cycles(mol, "b3lyp", dm)
+        cycles, converged, energy = CycleCounter(label, mol, "b3lyp").run(dm)
         assert converged
         assert cycles <= 3
         assert energy == pytest.approx(label.energy, abs=1e-8)

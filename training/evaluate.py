@@ -4,7 +4,8 @@
 
 Errors are against the labels; `training/metrics.py` defines them. `network` is the whole model, `reference` is F_ref
 alone. `--scf exact` (default): cycles are those of PySCF at its default settings, minao's from the label file. `--scf
-fitted`: both are counted with density fitting and a level-1 grid, two to four times cheaper. `--scf none`: errors only.
+fitted`: both are counted with density fitting and a level-1 grid, two to four times cheaper; `--scf coarse`: a level-0
+grid, five times cheaper than exact, for models whose ov error is well above 1e-4. `--scf none`: errors only.
 Results are written as they come; run again with the same `--out`, it goes on where it stopped.
 """
 
@@ -29,12 +30,12 @@ from pyscf_tracegrad.density import aufbau, diagonalise, make_density
 from pyscf_tracegrad.graph import molecule_graph
 from pyscf_tracegrad.pretrained import correction, load_model
 from pyscf_tracegrad.reference import Reference, build_reference
-from training.cycles import NOT_RUN, SCF_CHOICES, Scf, ScfRun, count_cycles, minao_run
+from training.cycles import NOT_RUN, SCF_CHOICES, CycleCounter, Scf
 from training.labels import Label, LabelFile
 from training.metrics import atoms_of_aos, fock_errors, occupied_virtual_error
 from training.rows import append_rows, read_rows
 
-__all__ = ["Row", "count_cycles", "evaluate_fock", "evaluate_molecule", "occupied_virtual_error", "summary"]
+__all__ = ["Row", "evaluate_fock", "evaluate_molecule", "occupied_virtual_error", "summary"]
 
 Array = NDArray[np.float64]
 
@@ -44,7 +45,7 @@ class Row:
     """One molecule, one route. mae: hartree; ov: rms first-order density error; gap: predicted, hartree.
 
     cycles, builds: of the SCF from this guess (builds = cycles + 2); cycles_minao: from minao; -1 where not run.
-    energy_error: |E - E_label|, with fitted SCFs |E - E(minao)|, hartree, -1 where not run.
+    energy_error: |E - E_label|, with fitted and coarse SCFs |E - E(minao)|, hartree, -1 where not run.
     The fields from mae_diagonal on are those of `metrics.FockErrors`, nan in files of earlier versions; scf: how cycles
     were counted.
     """
@@ -82,33 +83,20 @@ class Row:
     scf: str = ""
 
 
-def evaluate_fock(
-    label: Label,
-    basis: str,
-    xc: str,
-    fock: Array,
-    overlap: Array,
-    route: str,
-    scf: Scf = "exact",
-    minao: ScfRun | None = None,
-) -> Row:
+def evaluate_fock(label: Label, fock: Array, overlap: Array, route: str, counter: CycleCounter) -> Row:
     """Row of any Fock matrix (nao, nao), hartree, PySCF AO order, for a labelled molecule.
 
-    overlap (nao, nao): `Reference.overlap` of the molecule. route: name of what made the matrix. minao: the SCF that it
-    is compared with (`cycles.minao_run`), for those who evaluate several matrices of one molecule; found here if not
-    given. Raises ValueError where the matrices do not fit the molecule.
+    overlap (nao, nao): `Reference.overlap` of the molecule. route: name of what made the matrix. counter: of this
+    molecule, one for all its matrices. Raises ValueError where the matrices do not fit the molecule.
     """
-    mol = label.molecule(basis)
+    mol = counter.mol
     n_occupied = mol.nelectron // 2
     found = fock_errors(fock, label.full_fock(), overlap, n_occupied, atoms_of_aos(mol))
     orbitals = diagonalise(fock, overlap)
-    if minao is None:
-        minao = minao_run(label, mol, xc, scf)
-    run, energy_error = NOT_RUN, -1.0
-    if scf != "none":
-        dm = make_density(orbitals, aufbau(len(orbitals.energies), mol.nelectron))
-        run = count_cycles(mol, xc, dm, scf)
-        energy_error = abs(run.energy - (label.energy if scf == "exact" else minao.energy))
+    minao, run, energy_error = counter.minao, NOT_RUN, -1.0
+    if counter.scf != "none":
+        run = counter.run(make_density(orbitals, aufbau(len(orbitals.energies), mol.nelectron)))
+        energy_error = abs(run.energy - (label.energy if counter.scf == "exact" else minao.energy))
     return Row(
         name=label.name,
         route=route,
@@ -116,11 +104,11 @@ def evaluate_fock(
         charge=label.charge,
         gap=float(orbitals.energies[n_occupied] - orbitals.energies[n_occupied - 1]),
         cycles=run.cycles,
-        builds=run.cycles + 2 if scf != "none" else -1,
+        builds=run.cycles + 2 if counter.scf != "none" else -1,
         cycles_minao=minao.cycles,
         converged=run.converged,
         energy_error=energy_error,
-        scf=scf,
+        scf=counter.scf,
         **dataclasses.asdict(found),
     )
 
@@ -148,11 +136,10 @@ def evaluate_molecule(
     reference: made with the model's settings, by `build_reference` or from the cache (`references.cached_reference`).
     """
     mol = label.molecule(basis)
-    minao = minao_run(label, mol, xc, scf)
+    counter = CycleCounter(label, mol, xc, scf)
     focks = [network_fock(checkpoint, mol, reference) if route == "network" else reference.fock for route in routes]
     return [
-        evaluate_fock(label, basis, xc, fock, reference.overlap, route, scf, minao)
-        for route, fock in zip(routes, focks, strict=True)
+        evaluate_fock(label, fock, reference.overlap, route, counter) for route, fock in zip(routes, focks, strict=True)
     ]
 
 
@@ -207,8 +194,9 @@ def summary(rows: Sequence[Row]) -> str:
     ran = [r for r in rows if r.cycles > 0]
     if ran:
         lines.append(f"\nnot converged: {', '.join(r.name for r in ran if not r.converged) or 'none'}")
-        for against, fitted in (("the labels", False), ("minao's, all with fitting and a level-1 grid", True)):
-            chosen = [r for r in ran if (r.scf == "fitted") == fitted]
+        against_minao = "minao's, all with fitting and a coarser grid"
+        for against, fitted in (("the labels", False), (against_minao, True)):
+            chosen = [r for r in ran if (r.scf in ("fitted", "coarse")) == fitted]
             errors = [r.energy_error for r in chosen if not math.isnan(r.energy_error)]  # labels may have no energies
             if errors:
                 lines.append(f"largest energy difference to {against}: {max(errors):.1e} hartree")

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from pyscf_tracegrad.checkpoint import Checkpoint, load_checkpoint
 from pyscf_tracegrad.config import ReferenceSettings
-from training.cycles import Scf, minao_run
+from training.cycles import CycleCounter, Scf
 from training.evaluate import Row, evaluate_fock, network_fock
 from training.labels import LabelFile
 from training.loop import MODEL
@@ -42,7 +42,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Task:
-    """All candidates of one molecule. scf: count cycles by SCFs with fitted integrals, or not at all."""
+    """All candidates of one molecule. scf: count cycles by `coarse` SCFs, or not at all."""
 
     path: str
     index: int
@@ -101,7 +101,7 @@ def score_molecule(task: Task) -> list[Row]:
     mol = label.molecule(theory.basis)
     rows = []
     with lib.with_omp_threads(1):
-        minao = minao_run(label, mol, theory.xc, task.scf)
+        counter = CycleCounter(label, mol, theory.xc, task.scf)
         for candidate in task.candidates:
             settings = candidate.reference
             folder = cache_folder(theory, settings)
@@ -109,9 +109,7 @@ def score_molecule(task: Task) -> list[Row]:
             fock = reference.fock
             if candidate.model is not None:
                 fock = network_fock(_model(candidate.model), mol, reference)
-            rows.append(
-                evaluate_fock(label, theory.basis, theory.xc, fock, reference.overlap, candidate.route, task.scf, minao)
-            )
+            rows.append(evaluate_fock(label, fock, reference.overlap, candidate.route, counter))
     return rows
 
 
@@ -126,7 +124,7 @@ def open_tasks(place: Place, trials: Sequence[Trial], with_scf: int, rows: Seque
     every = candidates(place, trials)
     tasks = []
     for file, k, scf in held_out(place.labels, with_scf):
-        wanted: Scf = "fitted" if scf else "none"
+        wanted: Scf = "coarse" if scf else "none"
         name = _labels(file).names[k]
         found = {c.route: done.get((name, c.route)) for c in every}
         left = tuple(c for c in every if (row := found[c.route]) is None or (scf and row.scf != wanted))
