@@ -16,7 +16,7 @@ from pyscf_tracegrad.config import ModelConfig, ReferenceSettings
 from pyscf_tracegrad.orbitals import ShellTable
 from training.config import LossWeights, RunConfig, Schedule, read_config
 from training.studies import trials
-from training.studies.cost import parameters, step_seconds
+from training.studies.cost import parameters, step_memory, step_seconds
 from training.studies.report import draw_curves
 from training.studies.run import subset
 from training.studies.tables import Outcome, arm_table, effects, fit_power_law, spread
@@ -59,6 +59,33 @@ def test_studies_share_the_trials_they_have_in_common() -> None:
     shared = {t.key for t in trials.ablation(base, 1) if t.arm == "+TraceGrad, ov"}
     assert shared == {t.key for t in trials.references(base, 1) if t.arm == "two steps"}
     assert shared == {t.key for t in trials.curves(base, 1, 800) if t.arm == "800 molecules"}
+
+
+def test_backbones_differ_in_size_and_rate_only() -> None:
+    """The running mean and the batch are the base's: those of a long run would handicap a short one."""
+    published = read_config(ROOT / "training/configs/qhnet.toml")
+    found = trials.backbones(BASE, published, seeds=1, minutes=2.0)
+    kinds = [(t.config.model.backbone, t.config.model.channels, t.config.model.traces) for t in found]
+    sizes = [("qhnet_so2", 4), ("qhnet", 4), ("qhnet", published.model.channels)]
+    assert kinds == [(*size, tracegrad) for size in sizes for tracegrad in (False, True)]
+    assert len({t.arm for t in found}) == len({t.key for t in found}) == 6
+    for t in found:
+        assert t.minutes == 2.0
+        rate = published.schedule.learning_rate if t.config.model.channels == 128 else BASE.schedule.learning_rate
+        assert t.config.schedule == dataclasses.replace(BASE.schedule, learning_rate=rate)
+        assert (t.config.loss.trace > 0) == t.config.model.gradient == t.config.model.traces
+
+
+def test_a_trial_by_time_warms_up_for_a_tenth_of_its_steps() -> None:
+    long = dataclasses.replace(BASE, schedule=Schedule(steps=1000, warmup=100))
+    assert trials.shortened(long, 40).schedule == Schedule(steps=40, warmup=4)
+    assert trials.shortened(long, 5000).schedule == Schedule(steps=5000, warmup=100)
+
+
+def test_memory_of_a_step_grows_with_the_model() -> None:
+    large = dataclasses.replace(BASE, model=dataclasses.replace(TINY, channels=64, layers=3))
+    small, more = step_memory(BASE), step_memory(large)
+    assert 1e6 < small < more / 2
 
 
 def test_a_key_does_not_depend_on_settings_at_their_defaults() -> None:

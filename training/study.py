@@ -12,11 +12,10 @@ integrals and a coarse grid, from minao and from each model without refinement, 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.config import RunConfig, read_config
+from training.config import read_config
 from training.evaluate import Row
 from training.labels import LabelFile
 from training.studies import trials
@@ -29,15 +28,9 @@ NAMES = ("ablation", "references", "curves", "backbones")
 CONFIGS = Path(__file__).parent / "configs"
 
 
-def shortened(config: RunConfig, steps: int) -> RunConfig:
-    """A config with so many steps, a tenth of them to warm up."""
-    warmup = min(config.schedule.warmup, max(1, steps // 10))
-    return dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, steps=steps, warmup=warmup))
-
-
 def make_trials(a: argparse.Namespace) -> list[Trial]:
     """Trials of the study that the command line names."""
-    base = shortened(read_config(a.config), a.steps)
+    base = trials.shortened(read_config(a.config), a.steps)
     if a.study == "ablation":
         return trials.ablation(base, a.seeds)
     if a.study == "references":
@@ -45,7 +38,7 @@ def make_trials(a: argparse.Namespace) -> list[Trial]:
     if a.study == "curves":
         total = sum(split == "train" for path in a.labels for split in LabelFile(path).splits)
         return trials.curves(base, a.seeds, total)
-    published = shortened(read_config(CONFIGS / "qhnet.toml"), a.steps)
+    published = read_config(CONFIGS / "qhnet.toml")
     return trials.backbones(base, published, a.seeds, a.equal_minutes)
 
 

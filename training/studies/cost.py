@@ -1,4 +1,4 @@
-"""What a training step costs: CPU seconds, side by side."""
+"""What a training step costs: CPU seconds side by side, and memory."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch_geometric.data import Data
+from torch_geometric.data import Batch, Data
 from torch_geometric.loader import DataLoader
 
 from pyscf_tracegrad.model import FockModel
 from pyscf_tracegrad.orbitals import ShellTable
+from training.bench.synthetic import BASIS, synthetic_data
+from training.bench.throughput import ELEMENTS, in_own_process, memory_bytes
 from training.config import RunConfig
 from training.dataset import StepSampler
 from training.losses import total_loss
 
 _FIRST = 2  # steps that are not counted: kernels are chosen, memory is taken
+_CARBONS = 5  # of the alkanes that memory is measured with; 17 atoms are a common size among the labels
 
 
 class Stepper:
@@ -55,3 +58,21 @@ def step_seconds(configs: Sequence[RunConfig], table: ShellTable, data: Sequence
 def parameters(config: RunConfig, table: ShellTable) -> int:
     """Number of parameters."""
     return sum(p.numel() for p in FockModel(config.model, table.degrees, len(table.elements)).parameters())
+
+
+def step_memory(config: RunConfig) -> float:
+    """Peak bytes of training steps on a batch of molecules of 17 atoms, above what the imports take.
+
+    Measured in a process of its own. Raises RuntimeError where that is killed.
+    """
+    return in_own_process(_own_memory, config, 1)
+
+
+def _own_memory(config: RunConfig) -> float:
+    before = memory_bytes(peak=False)
+    table = ShellTable.from_basis(BASIS, ELEMENTS)
+    stepper = Stepper(config, table)
+    batch = Batch.from_data_list(synthetic_data(config.model, table, _CARBONS, config.schedule.batch_size))
+    for _ in range(_FIRST):
+        stepper.step(batch)
+    return float(memory_bytes(peak=True) - before)

@@ -17,12 +17,14 @@ from training.config import RunConfig
 from training.dataset import model_input
 from training.evaluate import Row
 from training.labels import LabelFile
-from training.studies.cost import Stepper, batches, parameters, step_seconds
+from training.logs import LOG, read_log
+from training.studies.cost import Stepper, batches, parameters, step_memory, step_seconds
 from training.studies.run import Place, subset, training_set
 from training.studies.score import reference_route
 from training.studies.tables import Outcome, arm_table, arms, effects, fit_power_law, outcomes
 from training.studies.trials import Trial
 
+MEGA = 1e6
 _TIMED = 24  # training molecules that steps are timed with: a few batches are enough
 
 
@@ -145,10 +147,10 @@ def backbones_report(place: Place, trials: Sequence[Trial], rows: Sequence[Row])
     """Accuracy, parameters, steps, training and inference seconds, memory."""
     by_arm = arms(trials, outcomes(rows))
     cells = _cost_cells(costs(place, trials))
-    steps = {}
+    extra = {}
     for trial in trials:
-        path = place.folder(trial) / "log.csv"
-        if path.exists():
-            steps[trial.arm] = path.read_text().splitlines()[-1].split(",")[0]
-    extra = {arm: [*cells[arm], steps.get(arm, "")] for arm in by_arm}
-    return arm_table(by_arm, extra, (*_COST_NAMES, "steps"))
+        if trial.arm in by_arm and trial.arm not in extra:
+            steps = read_log(place.folder(trial) / LOG)[-1]["step"]
+            memory = f"{step_memory(trial.config) / MEGA:.0f}"
+            extra[trial.arm] = [*cells[trial.arm], steps, memory]
+    return arm_table(by_arm, extra, (*_COST_NAMES, "steps", "training memory, MB"))

@@ -30,7 +30,7 @@ from training.dataset import FockData, load_split
 from training.labels import LabelFile, Theory
 from training.loop import MODEL, STATE, Trainer
 from training.studies.cost import step_seconds
-from training.studies.trials import Trial
+from training.studies.trials import Trial, shortened
 
 _EVERY = 100  # steps between states
 
@@ -112,7 +112,7 @@ def _train(place: Place, trial: Trial, deadline: float | None) -> bool:
     if trial.minutes is not None:
         steps = torch.load(folder / STATE, weights_only=True)["config"]["schedule"]["steps"] if resume else None
         steps = steps or steps_in(trial.minutes, config, table, train)
-        config = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, steps=steps))
+        config = shortened(config, steps)
     trainer = Trainer(config, table, theory, train, folder, resume=resume)
     minutes = None if deadline is None else max(0.0, deadline - time.time()) / 60
     if trainer.step < config.schedule.steps:

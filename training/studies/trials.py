@@ -107,16 +107,25 @@ def curves(base: RunConfig, seeds: int, total: int) -> list[Trial]:
 
 
 def backbones(base: RunConfig, published: RunConfig, seeds: int, minutes: float) -> list[Trial]:
-    """`qhnet_so2` and the published `qhnet`, each with as many steps as fit into the minutes; same loss, same data."""
-    loss = dataclasses.replace(base.loss, trace=LAMBDA)
+    """`qhnet_so2`, `qhnet` at the same sizes, and `qhnet` at the published sizes and learning rate.
+
+    Each takes as many steps as fit into the minutes; same loss, same data, same running mean of the weights.
+    """
+    same_size = dataclasses.replace(base, model=dataclasses.replace(base.model, backbone=published.model.backbone))
     trials = []
     for seed in range(seeds):
-        for config in (base, published):
+        for config in (base, same_size, published):
             for tracegrad in (False, True):
                 model = dataclasses.replace(config.model, gradient=tracegrad, traces=tracegrad)
-                own = dataclasses.replace(loss, trace=LAMBDA if tracegrad else 0.0)
-                schedule = dataclasses.replace(config.schedule, seed=seed, steps=base.schedule.steps)
-                run = dataclasses.replace(config, model=model, loss=own, schedule=schedule)
-                name = config.model.backbone + (" + TraceGrad" if tracegrad else "")
-                trials.append(Trial(name, run, None, minutes))
+                loss = dataclasses.replace(base.loss, trace=LAMBDA if tracegrad else 0.0)
+                schedule = dataclasses.replace(base.schedule, learning_rate=config.schedule.learning_rate, seed=seed)
+                run = dataclasses.replace(config, model=model, loss=loss, schedule=schedule)
+                name = f"{config.model.backbone}, {config.model.channels} channels"
+                trials.append(Trial(name + (" + TraceGrad" if tracegrad else ""), run, None, minutes))
     return trials
+
+
+def shortened(config: RunConfig, steps: int) -> RunConfig:
+    """A config with so many steps, at most a tenth of them to warm up."""
+    warmup = min(config.schedule.warmup, max(1, steps // 10))
+    return dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, steps=steps, warmup=warmup))
