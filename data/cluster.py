@@ -1,4 +1,4 @@
-"""Workers: Dask's own local cluster, or a scheduler that is running already.
+"""Workers: Dask's own local cluster, or a scheduler that is running already, and the flow of tasks to them.
 
 A local worker is a process with its own memory limit: Dask's nanny ends it at 95 % and starts another. Dask's spilling
 and pausing are off, because the memory is PySCF's and would not come back by either.
@@ -6,19 +6,24 @@ and pausing are off, because the memory is PySCF's and would not come back by ei
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from data.errors import JournalError, SetFileError
+
+T = TypeVar("T")
 
 OVERHEAD = 1000  # MB; Python, PySCF, RDKit and xTB loaded take 300 to 500, the rest is slack
 _CONNECT_SECONDS = 30
 _START_SECONDS = 300
 _TEND_SECONDS = 3
+_WAIT_SECONDS = 5
+_PER_WORKER = 2  # tasks in flight for each worker: one runs, one is there when it ends
 
 
 def memory_limit(label_memory: int) -> int:
@@ -79,11 +84,49 @@ class Workers:
             )
 
 
+class Flow(Generic[T]):
+    """Tasks in flight: only so many as keep the workers busy, so that a set of any size fits into memory.
+
+    next_task: the next one, None where there is none now. submit: hands a task to a `distributed.Client`.
+    """
+
+    def __init__(self, workers: Workers, next_task: Callable[[], T | None], submit: Callable[[Any, T], Any]) -> None:
+        self._workers, self._next, self._submit = workers, next_task, submit
+        self._flying: dict[Any, T] = {}
+
+    @property
+    def flying(self) -> list[T]:
+        """What is in flight."""
+        return list(self._flying.values())
+
+    def fill(self) -> None:
+        """New tasks to the workers, as many as there is room for."""
+        most = _PER_WORKER * max(1, self._workers.count())
+        while len(self._flying) < most and (task := self._next()) is not None:
+            self._flying[self._submit(self._workers.client, task)] = task
+
+    def finished(self) -> list[tuple[T, Any]]:
+        """Tasks that are over, with their futures, after one is or some seconds have gone by."""
+        from distributed import wait
+
+        with contextlib.suppress(TimeoutError):
+            wait(list(self._flying), timeout=_WAIT_SECONDS, return_when="FIRST_COMPLETED")
+        return [(self._flying.pop(future), future) for future in list(self._flying) if future.done()]
+
+
+def was_killed(future: Any) -> bool:
+    """Whether a task that failed did so because its workers died, four times over."""
+    return type(future.exception()).__name__ == "KilledWorker"
+
+
 @contextmanager
-def connect(scheduler: str | None, workers: int, threads: int, label_memory: int) -> Iterator[Workers]:
+def connect(
+    scheduler: str | None, workers: int, threads: int, label_memory: int, preload: Sequence[str] = ("data.preload",)
+) -> Iterator[Workers]:
     """Workers of the scheduler at an address, or of a local cluster of processes that ends with this context.
 
-    threads: per worker of the local cluster. label_memory: MB. Raises SetFileError where no scheduler answers.
+    threads: per worker of the local cluster. label_memory: MB. preload: modules whose `dask_setup` a local worker runs
+    before its first task. Raises SetFileError where no scheduler answers.
     """
     import dask
     from distributed import Client, LocalCluster
@@ -94,7 +137,7 @@ def connect(scheduler: str | None, workers: int, threads: int, label_memory: int
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.pause": False,
         "distributed.worker.memory.terminate": 0.95,
-        "distributed.worker.preload": ["data.preload"],
+        "distributed.worker.preload": list(preload),
         "distributed.nanny.pre-spawn-environ": {
             "OMP_NUM_THREADS": count,
             "OPENBLAS_NUM_THREADS": count,

@@ -1,13 +1,11 @@
 """The run: molecules to workers, results to the journal as they come, failures with their reasons.
 
-Only so many tasks are in flight as keep the workers busy, so that a set of any size fits into memory; labels go before
-molecules that are not prepared yet. Only this process writes, so a worker that is killed loses one task's work, and a
-killed run what is in flight.
+Labels go before molecules that are not prepared yet. Only this process writes, so a worker that is killed loses one
+task's work, and a killed run what is in flight.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections import deque
 from concurrent.futures import CancelledError
@@ -16,15 +14,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data.cluster import Workers
+from data.cluster import Flow, Workers, was_killed
 from data.errors import JournalError, MoleculeError
 from data.journal import Counts, Failure, Journal
 from data.settings import LabelSettings, Source, TheoryLevel
 from data.structure import LabelRow, Seed, Structure
 
 _ATTEMPTS = 2  # Dask gives a task up that was on 4 workers that died, perhaps by bad luck; so often it is tried
-_TEND_SECONDS = 5
-_PER_WORKER = 2  # tasks in flight for each worker: one runs, one is there when it ends
 _GONE = "the scheduler is gone, or was restarted; what was done is kept. Run the same command again"
 
 
@@ -84,7 +80,7 @@ class Run:
         self._again: deque[Task] = deque()
         self._labels = deque(Task("structure", name) for name, seed in journal.unlabelled() if seed in recipes)
         self._seeds = deque(Task("seed", name) for name in journal.unprepared() if name in recipes)
-        self._flying: dict[Any, Task] = {}
+        self._flow = Flow(workers, self._next, self._submit)
 
     def work(self) -> None:
         """Do all that is left. Raises JournalError when results cannot be kept or the scheduler is gone."""
@@ -99,28 +95,20 @@ class Run:
         with tqdm(
             total=self._expected(counts), initial=done, desc="labels", unit="label", smoothing=0.05, mininterval=1
         ) as bar:
-            self._submit()
-            while self._flying:
-                for future in self._finished():
-                    self._take(self._flying.pop(future), future)
-                self._submit()
+            self._flow.fill()
+            while self._flow.flying:
+                for task, future in self._flow.finished():
+                    self._take(task, future)
+                self._flow.fill()
                 self._workers.tend()
                 counts = self._journal.counts()
                 bar.total = self._expected(counts)
                 bar.update(counts.labelled + counts.failed - bar.n)
                 bar.set_postfix(failed=counts.failed + counts.failed_seeds, refresh=False)
 
-    def _finished(self) -> list[Any]:
-        """Futures that are over, after one is or some seconds have gone by."""
-        from distributed import wait
-
-        with contextlib.suppress(TimeoutError):
-            wait(list(self._flying), timeout=_TEND_SECONDS, return_when="FIRST_COMPLETED")
-        return [future for future in self._flying if future.done()]
-
     def _expected(self, counts: Counts) -> int:
         """Labelled and failed structures, those to do, and what the molecules still to prepare will give."""
-        waiting = itertools.chain(self._seeds, self._flying.values(), self._again)
+        waiting = itertools.chain(self._seeds, self._flow.flying, self._again)
         seeds = [self._recipes[task.name][0] for task in waiting if task.kind == "seed"]
         return counts.labelled + counts.failed + counts.todo + sum(map(structures_of, seeds))
 
@@ -130,18 +118,12 @@ class Run:
                 return queue.popleft()
         return None
 
-    def _submit(self) -> None:
-        """New tasks to the workers, as many as there is room for."""
-        client = self._workers.client
-        most = _PER_WORKER * max(1, self._workers.count())
-        while len(self._flying) < most and (task := self._next()):
-            if task.kind == "seed":
-                source, seed = self._recipes[task.name]
-                future = client.submit(prepare_task, seed, source, pure=False)
-            else:
-                structure = self._journal.structure(task.name)
-                future = client.submit(label_task, structure, self._theory, self._settings, pure=False, priority=1)
-            self._flying[future] = task
+    def _submit(self, client: Any, task: Task) -> Any:
+        if task.kind == "seed":
+            source, seed = self._recipes[task.name]
+            return client.submit(prepare_task, seed, source, pure=False)
+        structure = self._journal.structure(task.name)
+        return client.submit(label_task, structure, self._theory, self._settings, pure=False, priority=1)
 
     def _take(self, task: Task, future: Any) -> None:
         """Enter what came of a task."""
@@ -150,9 +132,8 @@ class Run:
             return
         if future.status != "error":  # cancelled or lost: its scheduler is gone or was restarted
             raise JournalError(_GONE)
-        error = future.exception()
-        if type(error).__name__ != "KilledWorker":
-            self._journal.failed(Failure(task.kind, task.name, reason_of(error)))
+        if not was_killed(future):
+            self._journal.failed(Failure(task.kind, task.name, reason_of(future.exception())))
         elif task.attempt + 1 < _ATTEMPTS:
             self._again.append(Task(task.kind, task.name, task.attempt + 1))
         else:

@@ -1,0 +1,299 @@
+"""Acceleration studies: sets, the instrument, ratios against hand-made rows, resumption, the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from pyscf import scf
+
+from pyscf_tracegrad.density import diagonalise
+from training.acceleration import work
+from training.acceleration.__main__ import main
+from training.acceleration.instrument import Recorder, mean_error
+from training.acceleration.pictures import median_path
+from training.acceleration.protocol import Protocol, ProtocolError, read_protocol, settle
+from training.acceleration.ratios import Pair, failures, mean_of, pairs, saving
+from training.acceleration.report import colours_of, make_page, present
+from training.acceleration.runs import Row, Task, run_task
+from training.acceleration.sets import QH9_ACCELERATION, read_set
+from training.acceleration.work import RESULTS, make_tasks, read_results, without_failures
+from training.bench.molecules import Molecule
+from training.metrics import occupied_virtual_error
+from training.rows import append_rows
+
+HF = Protocol(xc="hf", basis="sto-3g")
+WATER = Molecule("water", (8, 1, 1), np.array([[0.0, 0.0, 0.117], [0.0, 0.757, -0.471], [0.0, -0.757, -0.471]]))
+OH = Molecule("OH", (8, 1), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.97]]), spin=1)
+XYZ = "3\n{}\n" + "\n".join(
+    f"{symbol} {x} {y} {z}" for symbol, (x, y, z) in zip("OHH", WATER.positions.tolist(), strict=True)
+)
+
+
+def row(molecule: str, guess: str, cycles: int, path: str = "", **rest: object) -> Row:
+    """A row of a converged SCF."""
+    fields: dict = {"served": guess, "converged": True, "builds": cycles + 2, "energy": -1.0, "prediction": 1e-3}
+    fields |= {"guess_seconds": 0.5, "scf_seconds": 1.0 * cycles, "guess_cpu": 0.5, "scf_cpu": 2.0 * cycles}
+    return Row(molecule, guess, 0, 3, 7, 0, 0, cycles=cycles, errors=path, **(fields | rest))
+
+
+def test_the_recorder_sees_the_matrices_before_extrapolation() -> None:
+    mf = HF.make_mf(WATER)
+    seen: list[np.ndarray] = []
+    mf.callback = lambda envs: seen.append(np.array(envs["fock"]))  # PySCF has it without DIIS at that point
+    recorder = Recorder(mf)
+    dm0 = mf.get_init_guess(mf.mol, "minao")
+    mf.kernel(dm0=dm0)
+    first, *middle, last = recorder.matrices
+    np.testing.assert_allclose(first, mf.get_hcore() + scf.hf.get_veff(mf.mol, dm0), atol=1e-10)
+    np.testing.assert_allclose(middle, seen, atol=1e-12)
+    assert len(middle) == mf.cycles
+    plain = HF.make_mf(WATER)
+    plain.kernel(dm0=dm0)
+    assert (plain.cycles, plain.e_tot) == (mf.cycles, pytest.approx(mf.e_tot, abs=1e-12))
+    np.testing.assert_allclose(last, plain.get_fock(), atol=1e-9)
+    again = HF.make_mf(WATER)
+    with_target = Recorder(again, last)
+    again.kernel(dm0=dm0)
+    assert not with_target.matrices
+    assert with_target.errors() == pytest.approx(recorder.errors(last))
+    assert recorder.errors(last)[1] == pytest.approx(np.abs(seen[0] - last).mean())
+    with pytest.raises(ValueError, match="needs one to tell errors"):
+        recorder.errors()
+
+
+def test_the_converged_matrix_is_the_floor_and_minao_as_a_model_is_one() -> None:
+    rows = run_task(Task(WATER, HF, ("minao", "converged", "1e", "minao+refine")))
+    by = {r.guess: r for r in rows}
+    assert [r.guess for r in rows if r.error] == []
+    assert by["converged"].steps == 0
+    assert by["converged"].prediction == 0.0
+    assert by["minao+refine"].served.endswith("refined")
+    assert by["1e"].prediction == pytest.approx(by["1e"].path[0], rel=1e-5)
+    assert by["minao"].path[-1] == 0.0  # the target is its own last matrix
+    assert all(r.scf_cpu > 0 and r.guess_seconds > 0 for r in rows)
+    floor = saving(rows, "converged", "minao")
+    assert (floor.achieved.mean, floor.error_level.n, floor.never) == (0.0, 0, ("water",))
+    assert floor.cycles.mean == 1 / by["minao"].cycles
+    (model,) = run_task(Task(WATER, HF, ("minao",)))
+    same = saving([dataclasses.replace(model, guess="model"), *rows], "model", "minao")
+    assert (same.achieved.mean, same.cycles.mean, same.builds.mean, same.total_cycles) == (1.0, 1.0, 1.0, 1.0)
+
+
+def test_open_shells_and_what_raises_are_rows() -> None:
+    rows = run_task(Task(OH, HF, ("minao", "1e", "converged")))
+    by = {r.guess: r for r in rows}
+    assert by["minao"].converged
+    assert by["1e"].energy == pytest.approx(by["minao"].energy, abs=1e-7)
+    assert "for closed shells" in by["converged"].error
+    assert {f.guess for f in failures(rows)} == {"converged"}
+    unknown = run_task(Task(OH, dataclasses.replace(HF, basis="nonsense"), ("minao", "1e")))
+    assert all(r.error and not r.converged and r.cycles == -1 for r in unknown)
+
+
+def test_noise_of_known_size_has_the_ov_error_of_theory() -> None:
+    """Symmetric noise of variance s^2 (2 s^2 on the diagonal) gives <(a|N|i)^2> = s^2 (|a|^2 |i|^2 + (a.i)^2)."""
+    mf = HF.make_mf(WATER)
+    mf.kernel()
+    fock, overlap = mf.get_fock(), mf.get_ovlp()
+    orbitals = diagonalise(fock, overlap)
+    c, n = orbitals.coefficients, mf.mol.nelectron // 2
+    occupied, virtual, s = c[:, :n], c[:, n:], 1e-6
+    gaps = orbitals.energies[n:, None] - orbitals.energies[None, :n]
+    norms = (virtual**2).sum(0)[:, None] * (occupied**2).sum(0)[None]
+    theory = s * np.sqrt(np.mean((norms + (virtual.T @ occupied) ** 2) / gaps**2))
+    generator, found = np.random.default_rng(0), []
+    for _ in range(400):
+        noise = generator.normal(scale=s, size=fock.shape)
+        noise = (noise + noise.T) / math.sqrt(2)
+        found.append(occupied_virtual_error(fock + noise, fock, overlap, n))
+    assert np.sqrt(np.mean(np.square(found))) == pytest.approx(theory, rel=0.05)
+
+
+def test_ratios_are_those_of_qh9s_script() -> None:
+    reference = row("a", "minao", 11, "1 1e-1 1e-2 5e-3 2e-3 8e-4 1e-4 1e-5 1e-6 1e-7 1e-8 1e-9 0")
+    mine = row("a", "tracegrad", 7, prediction=1e-3)
+    pair = Pair(mine, reference)
+    assert pair.achieved == 6 / 10
+    assert pair.error_level == 4 / 10  # after cycle 4, counted from 0, it is 8e-4
+    assert math.isnan(Pair(row("a", "converged", 1, prediction=0.0), reference).error_level)  # the last 0 is no cycle
+    rows = [reference, mine, row("b", "minao", 6, "1 1e-2 1e-4 1e-6 1e-7 1e-8 1e-9"), row("b", "tracegrad", 8)]
+    found = saving(rows, "tracegrad", "minao")
+    assert found.achieved.mean == pytest.approx((0.6 + 7 / 5) / 2)
+    assert found.achieved.std == pytest.approx(0.4)  # of the population
+    assert found.error_level.mean == pytest.approx((0.4 + 1 / 5) / 2)
+    assert found.cycles.mean == pytest.approx((7 / 11 + 8 / 6) / 2)
+    assert found.builds.mean == pytest.approx((9 / 13 + 10 / 8) / 2)
+    assert found.total_cycles == 15 / 17
+    assert found.total_wall == pytest.approx(16 / 18)
+    assert found.cpu.mean == pytest.approx((14.5 / 22.5 + 16.5 / 12.5) / 2)
+    assert found.slower == ("b",)
+    assert [f.reason for f in failures(rows)] == ["8 cycles, minao 6"]
+
+
+def test_pairs_are_of_the_same_solution() -> None:
+    rows = [row("a", "minao", 9), row("a", "tracegrad", 5, energy=-1.1), row("b", "tracegrad", 5)]
+    rows += [row("c", "minao", 9), row("c", "tracegrad", 50, converged=False)]
+    rows += [row("d", "minao", 9), row("d", "tracegrad", 9, served="minao", reason="no weights for Xe")]
+    assert [p.row.molecule for p in pairs(rows, "tracegrad", "minao")] == ["d"]
+    assert {f.molecule: f.reason for f in failures(rows)} == {
+        "a": "another solution, -1.00e-01 hartree against minao",
+        "c": "not converged, minao is",
+        "d": "guess refused: no weights for Xe",
+    }
+
+
+def test_intervals() -> None:
+    assert mean_of([]).n == mean_of([math.nan]).n == 0
+    same = mean_of([0.5, 0.5, math.nan])
+    assert (same.n, same.mean, same.low, same.high) == (2, 0.5, 0.5, 0.5)
+    values = np.random.default_rng(1).normal(0.6, 0.1, 200).tolist()
+    found = mean_of(values)
+    half = 1.96 * np.std(values) / math.sqrt(200)
+    assert found.low == pytest.approx(found.mean - half, abs=0.3 * half)
+    assert found.high == pytest.approx(found.mean + half, abs=0.3 * half)
+
+
+def test_median_path_keeps_what_has_ended() -> None:
+    rows = [
+        row("a", "g", 2, "1 1e-2 1e-4 0"),
+        row("b", "g", 3, "1 1e-1 1e-3 1e-5 0"),
+        row("c", "g", 4, "1 1 1 1 1e-3 0"),
+    ]
+    assert median_path(rows).tolist() == [1.0, 1e-1, 1e-3, 1e-4]
+    assert median_path([row("a", "g", 1, "0 0 0")]).tolist() == [1e-10, 1e-10]
+    assert len(median_path([row("a", "g", 2, converged=False)])) == 0
+
+
+def test_sets_from_files(tmp_path: Path) -> None:
+    (tmp_path / "b.xyz").write_text(XYZ.format("charge=0") + "\n")
+    (tmp_path / "a.xyz").write_text(XYZ.format("") + "\n" + XYZ.format("charge=2") + "\n")
+    found = read_set(str(tmp_path))
+    assert [m.name for m in found] == ["a_1", "a_2", "b"]
+    assert [m.charge for m in found] == [0, 2, 0]
+    np.testing.assert_allclose(found[0].positions, WATER.positions, atol=1e-8)
+    assert [m.name for m in read_set(str(tmp_path / "b.xyz"))] == ["b"]
+    numbers = np.array(WATER.numbers * 2)
+    np.savez(tmp_path / "two.npz", Z=numbers, positions=np.concatenate([WATER.positions] * 2), offsets=[0, 3, 6])
+    assert [m.name for m in read_set(str(tmp_path / "two.npz"))] == ["0", "1"]
+    (tmp_path / "empty").mkdir()
+    for name, message in (("empty", r"no \*\.xyz in this folder"), ("c.xyz", "no such file")):
+        with pytest.raises(ProtocolError, match=message):
+            read_set(str(tmp_path / name))
+    (tmp_path / "b.xyz").write_text("3\n\nO 0 0 0\n")
+    with pytest.raises(ProtocolError, match=r"b\.xyz"):
+        read_set(str(tmp_path / "b.xyz"))
+
+
+def test_the_named_set_is_that_of_qh9() -> None:
+    found = read_set("qh9-acceleration")
+    assert len({m.name for m in found}) == len(found) == len(set(QH9_ACCELERATION)) == 50
+    assert (min(m.n_atoms for m in found), max(m.n_atoms for m in found)) == (23, 27)
+    assert all(m.covered and m.charge == 0 for m in found)
+    assert [int(m.name.split("_")[0]) for m in found] == list(QH9_ACCELERATION)
+
+
+def test_tasks_are_what_is_missing() -> None:
+    rows = [row("water", "minao", 9), row("water", "1e", 9)]
+    (first, second) = make_tasks([WATER, OH], HF, ("minao", "1e", "atom"), 1, rows)
+    assert (first.molecule.name, first.guesses) == ("water", ("minao", "atom"))  # minao again, as the target
+    assert (second.molecule.name, second.guesses) == ("OH", ("minao", "1e", "atom"))
+    assert make_tasks([WATER], HF, ("minao", "1e"), 1, rows) == []
+    (repeat,) = make_tasks([WATER], HF, ("minao", "1e"), 2, rows)
+    assert (repeat.repeat, repeat.guesses) == (1, ("minao", "1e"))
+
+
+def test_a_killed_worker_costs_one_molecule() -> None:
+    class KilledWorker(Exception):
+        pass
+
+    task = Task(WATER, HF, ("minao", "1e"))
+    dead = SimpleNamespace(status="error", exception=lambda: KilledWorker("4 times"))
+    found = work._rows_of(task, dead)
+    assert [r.guess for r in found] == ["minao", "1e"]
+    assert all("out of memory? give more by --memory" in r.error for r in found)
+    broken = SimpleNamespace(status="error", exception=lambda: ZeroDivisionError("x"))
+    assert work._rows_of(task, broken)[0].error == "ZeroDivisionError: x"
+    with pytest.raises(ProtocolError, match="what was done is kept"):
+        work._rows_of(task, SimpleNamespace(status="cancelled"))
+
+
+def test_results_survive_a_cut(tmp_path: Path) -> None:
+    append_rows(tmp_path / RESULTS, [row("a", "minao", 9, "1 0.5"), row("b", "minao", 8, error="x")])
+    with (tmp_path / RESULTS).open("a") as file:
+        file.write("c,minao,0,3")
+    rows = read_results(tmp_path)
+    assert [r.molecule for r in rows] == ["a", "b"]
+    assert rows[0].path == [1.0, 0.5]
+    assert [r.molecule for r in without_failures(tmp_path, rows)] == ["a"]
+    assert [r.molecule for r in read_results(tmp_path)] == ["a"]
+
+
+def test_a_folder_keeps_one_protocol(tmp_path: Path) -> None:
+    assert settle(tmp_path, HF)["pyscf"] == settle(tmp_path, HF)["pyscf"]
+    assert read_protocol(tmp_path)[0] == HF
+    with pytest.raises(ProtocolError, match="was begun with basis = 'sto-3g', not '6-31g'; give another -o"):
+        settle(tmp_path, dataclasses.replace(HF, basis="6-31g"))
+    (tmp_path / "protocol.json").write_text(json.dumps({"protocol": {"colour": 1}, "environment": {}}))
+    with pytest.raises(ProtocolError, match="belongs to another version"):
+        read_protocol(tmp_path)
+    with pytest.raises(ProtocolError, match=r"has no protocol\.json"):
+        read_protocol(tmp_path / "nothing")
+    with pytest.raises(ProtocolError, match="regime is incore, direct or df"):
+        Protocol(regime="fast")  # type: ignore[arg-type]
+
+
+def test_protocol_is_what_the_scf_does() -> None:
+    mf = Protocol(grid_level=1, conv_tol=1e-7, max_cycle=9, regime="df").make_mf(WATER)
+    assert (mf.grids.level, mf.conv_tol, mf.max_cycle, mf.xc) == (1, 1e-7, 9, "b3lyp")
+    assert mf.with_df is not None
+    assert mean_error(np.eye(2), np.zeros((2, 2))) == 0.5
+
+
+def test_the_page_escapes_names_and_tells_failures() -> None:
+    name = "<script>alert(1)</script>"
+    rows = [row(name, "minao", 9, "1 0.1 0"), row(name, "tracegrad", 12, "1 0.1 0"), row("b", "minao", 9, error="<b>")]
+    page = make_page("<i>set</i>", HF, {"pyscf": "2"}, rows)
+    text = page.html()
+    assert "<script>" not in text
+    assert "<i>" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "Failures (2)" in text
+    assert "12 cycles, minao 9" in text
+    assert "0.647 ± 0.061" in text
+    assert "| tracegrad | minao | 1 | 1.333 ± 0.000 |" in page.markdown()
+    assert present(rows) == ["tracegrad", "minao"]
+    assert list(colours_of(["tracegrad", "minao", "atom", "huckel", "sap", "1e", "vsap", "converged"])) == [
+        *("tracegrad", "minao", "1e"),
+        *("atom", "huckel", "sap"),
+    ]
+
+
+def test_a_study_by_its_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two molecules on a local cluster; a second call adds a guess, a third one only the report."""
+    molecules, out = tmp_path / "mol", tmp_path / "out"
+    molecules.mkdir()
+    (molecules / "w.xyz").write_text(XYZ.format("") + "\n")
+    (molecules / "wpp.xyz").write_text(XYZ.format("charge=-2") + "\n")
+    command = [str(molecules), "-o", str(out), "--xc", "hf", "--basis", "sto-3g"]
+    assert main([*command, "--guesses", "1e", "--max-atoms", "3", "--limit", "1"]) == 0
+    assert [(r.molecule, r.guess) for r in read_results(out)] == [("w", "minao"), ("w", "1e")]
+    before = (out / RESULTS).read_text()
+    assert main([*command, "--guesses", "1e", "atom", "--limit", "1"]) == 0
+    assert (out / RESULTS).read_text().startswith(before)
+    rows = read_results(out)
+    assert [(r.molecule, r.guess) for r in rows] == [("w", "minao"), ("w", "1e"), ("w", "atom")]
+    assert all(r.converged and not r.error for r in rows)
+    assert capsys.readouterr().out.strip().endswith("report.html")
+    assert all((out / f"{name}.png").stat().st_size > 1000 for name in ("convergence", "ratios", "wall_size"))
+    assert main([*command, "--report-only"]) == 0
+    assert main([*command[:-1], "6-31g"]) == 2
+    assert main(["nowhere", "-o", str(tmp_path / "x")]) == 2
+    assert "no such file" in capsys.readouterr().err
+    with work.only_run(out), pytest.raises(ProtocolError, match="another study runs there"), work.only_run(out):
+        pass

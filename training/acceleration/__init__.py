@@ -1,0 +1,1 @@
+"""What a guess saves on a set of molecules: cycles, Fock builds, wall time, and when it fails."""
