@@ -1,0 +1,31 @@
+"""Single points of conformers of ethylene glycol (10 atoms) from each start: `python examples/04-conformers.py`.
+
+Eight embeddings by RDKit, relaxed with GFN2-xTB, those of the same energy once. Needs the extra `data`. A few minutes on
+one core. The last density is that of another conformer here.
+"""
+
+from series import Series, compare, molecule
+
+from data.prepare import prepare
+from data.settings import Source
+from data.structure import Seed
+from data.xtb import energy
+
+SMILES = "OCCO"
+
+
+def main() -> None:
+    """Print the table."""
+    source = Source(smiles=(SMILES,))
+    found = [prepare(Seed(f"conformer{k}", smiles=SMILES), source)[0] for k in range(8)]
+    conformers = list({round(energy(structure), 4): structure for structure in found}.values())
+
+    def drive(series: Series) -> None:
+        for conformer in conformers:
+            series.run(molecule(conformer.atomic_numbers, conformer.positions))
+
+    compare(f"{len(conformers)} conformers of ethylene glycol", drive)
+
+
+if __name__ == "__main__":
+    main()
