@@ -1,7 +1,7 @@
 """Single points of conformers of ethylene glycol (10 atoms) from each start: `python examples/04-conformers.py`.
 
-Eight embeddings by RDKit, relaxed with GFN2-xTB, those of the same energy once. Needs the extra `data`. A few minutes on
-one core. The last density is that of another conformer here.
+Eight embeddings by RDKit, relaxed with GFN2-xTB, those of the same energy once. Needs the extra `data`. A few minutes
+on one core. The last density is that of another conformer here.
 """
 
 from series import Series, compare, molecule
