@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pyscf_tracegrad.config import from_dict
+from pyscf_tracegrad.pretrained import SHIPPED
 from training.bench.common import Level
 from training.bench.molecules import Molecule
 
@@ -59,9 +60,11 @@ class Protocol:
 
 
 def environment() -> dict[str, str]:
-    """Versions and processor: what times depend on, and cycles do not."""
+    """Versions, the weights' SHA-256 and the system."""
     found = {name: version(name) for name in _PACKAGES}
-    return {"python": platform.python_version(), **found, "system": f"{platform.system()} {platform.machine()}"}
+    weights = SHIPPED.with_name(f"{SHIPPED.name}.sha256").read_text().split()[0][:16]
+    system = f"{platform.system()} {platform.machine()}"
+    return {"python": platform.python_version(), **found, "weights": weights, "system": system}
 
 
 def settle(folder: Path, protocol: Protocol) -> dict[str, str]:
