@@ -36,8 +36,9 @@ class Row:
     kind, cycles + 2 and those of the guess; cheap_builds: those of the guess with the cheap operator. energy: hartree.
     prediction: mean absolute error of the predicted Fock matrix against the converged one of the first guess that
     converged, hartree; that of F[D0] for guesses without a prediction. errors: that of F[D0] and of F after each cycle,
-    before extrapolation, separated by blanks; the matrix after cycle c, counted from 0, is number c + 1. Times in seconds,
-    wall and processor, of the guess and of the SCF after it. reason: why the guess was refused. error: what was raised.
+    before extrapolation, separated by blanks; the matrix after cycle c, counted from 0, is number c + 1. Times in
+    seconds, wall and processor, of the guess and of the SCF after it. reason: why the guess was refused. error: what
+    was raised.
     """
 
     molecule: str
