@@ -135,7 +135,7 @@ def draw_curves(sizes: np.ndarray, found: Sequence[Sequence[Outcome]], picture: 
         law = fit_power_law(sizes.tolist(), [float(np.mean(ys)) for ys in values])
         fine = np.geomspace(sizes.min(), 4 * sizes.max(), 100)
         ax.plot(fine, law(fine), color="#ee6677", lw=1)
-        lines.append(f"{label} = {law.a:.3g} (n / {law.n0:.0f})^-{law.b:.3f}")
+        lines.append(f"{label} = {law.a:.3g} (n / {law.n0:.0f})^{-law.b:.3f}")
         ax.set(xscale="log", yscale=scale, xlabel="training molecules", ylabel=label)
         ax.spines[["top", "right"]].set_visible(False)
     picture.parent.mkdir(parents=True, exist_ok=True)
