@@ -21,7 +21,7 @@ from training.logs import LOG, read_log
 from training.studies.cost import Stepper, batches, parameters, step_memory, step_seconds
 from training.studies.run import Place, subset, training_set
 from training.studies.score import reference_route
-from training.studies.tables import Outcome, arm_table, arms, effects, fit_power_law, outcomes
+from training.studies.tables import Outcome, arm_table, arms, effects, fit_power_law, outcomes, spread
 from training.studies.trials import Trial
 
 MEGA = 1e6
@@ -106,7 +106,7 @@ def references_report(place: Place, trials: Sequence[Trial], rows: Sequence[Row]
         route = reference_route(trial.config.model.reference)
         if route in found:
             alone = found[route]
-            extra[trial.arm] = [f"{alone.ov * 1e4:.2f}", f"{alone.ratio:.3f}", f"{seconds[route]:.2f}"]
+            extra[trial.arm] = [f"{alone.ov * 1e4:.2f}", spread([alone.ratio], ".3f"), f"{seconds[route]:.2f}"]
     names = ("before: ov (1e-4)", "before: cycles/minao", "reference, CPU s")
     return arm_table(arms(trials, found), extra, names)
 
