@@ -4,7 +4,7 @@ Eight embeddings by RDKit, relaxed with GFN2-xTB, those of the same energy once.
 on one core. The last density is that of another conformer here.
 """
 
-from series import Series, compare, molecule
+from series import compare, each
 
 from data.prepare import prepare
 from data.settings import Source
@@ -20,11 +20,7 @@ def main() -> None:
     found = [prepare(Seed(f"conformer{k}", smiles=SMILES), source)[0] for k in range(8)]
     conformers = list({round(energy(structure), 4): structure for structure in found}.values())
 
-    def drive(series: Series) -> None:
-        for conformer in conformers:
-            series.run(molecule(conformer.atomic_numbers, conformer.positions))
-
-    compare(f"{len(conformers)} conformers of ethylene glycol", drive)
+    compare(f"{len(conformers)} conformers of ethylene glycol", each(conformers))
 
 
 if __name__ == "__main__":

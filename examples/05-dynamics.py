@@ -7,7 +7,7 @@ molecule's.
 
 import sys
 
-from series import Series, compare, molecule
+from series import compare, each
 
 from data.prepare import prepare
 from data.settings import Source
@@ -20,11 +20,7 @@ def main() -> None:
     source = Source(smiles=("OCC=O",), frames=12, interval=interval)
     frames = prepare(Seed("glycolaldehyde", smiles="OCC=O"), source)[1:]
 
-    def drive(series: Series) -> None:
-        for frame in frames:
-            series.run(molecule(frame.atomic_numbers, frame.positions))
-
-    compare(f"Twelve frames of glycolaldehyde, {interval:g} fs apart, at 300 K", drive)
+    compare(f"Twelve frames of glycolaldehyde, {interval:g} fs apart, at 300 K", each(frames))
 
 
 if __name__ == "__main__":

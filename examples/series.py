@@ -71,6 +71,16 @@ def molecule(numbers: Sequence[int], positions: Any) -> gto.Mole:
     return gto.M(atom=atoms, unit="Bohr", basis="def2-svp", verbose=0)
 
 
+def each(structures: Sequence[Any]) -> Callable[[Series], None]:
+    """A drive for `compare`: one SCF of each structure (`data.structure.Structure`), in order."""
+
+    def drive(series: Series) -> None:
+        for structure in structures:
+            series.run(molecule(structure.atomic_numbers, structure.positions))
+
+    return drive
+
+
 def compare(title: str, drive: Callable[[Series], object]) -> list[Series]:
     """Let `drive` run its series from each start, and print what they cost beside minao's."""
     pyscf_tracegrad.load_model()

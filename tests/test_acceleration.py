@@ -25,7 +25,7 @@ from training.acceleration.sets import QH9_ACCELERATION, read_set
 from training.acceleration.work import RESULTS, make_tasks, read_results, without_failures
 from training.bench.molecules import Molecule
 from training.metrics import occupied_virtual_error
-from training.rows import append_rows
+from training.rows import append_rows, read_rows
 
 HF = Protocol(xc="hf", basis="sto-3g")
 WATER = Molecule("water", (8, 1, 1), np.array([[0.0, 0.0, 0.117], [0.0, 0.757, -0.471], [0.0, -0.757, -0.471]]))
@@ -230,6 +230,11 @@ def test_results_survive_a_cut(tmp_path: Path) -> None:
     rows = read_results(tmp_path)
     assert [r.molecule for r in rows] == ["a", "b"]
     assert rows[0].path == [1.0, 0.5]
+    append_rows(tmp_path / RESULTS, [row("d", "minao", 7, error="x")])
+    assert [r.molecule for r in read_results(tmp_path)] == ["a", "b", "d"]
+    (tmp_path / "head.csv").write_text("molecule,gue")
+    append_rows(tmp_path / "head.csv", rows)
+    assert read_rows(tmp_path / "head.csv", Row) == [*rows]
     assert [r.molecule for r in without_failures(tmp_path, rows)] == ["a"]
     assert [r.molecule for r in read_results(tmp_path)] == ["a"]
 

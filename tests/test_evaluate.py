@@ -61,7 +61,7 @@ def test_row_of_a_fock_matrix_has_its_metrics(label: Label) -> None:
     mol = label.molecule(BASIS)
     overlap, target = mol.intor("int1e_ovlp"), label.full_fock()
     fock = target + 1e-3 * np.diag(np.arange(mol.nao))
-    found = evaluate_fock(label, fock, overlap, "mine", CycleCounter(label, mol, XC, "none"))
+    found = evaluate_fock(fock, overlap, "mine", CycleCounter(label, mol, XC, "none"))
     expected = fock_errors(fock, target, overlap, 5, atoms_of_aos(mol))
     assert {k: getattr(found, k) for k in dataclasses.asdict(expected)} == dataclasses.asdict(expected)
     energies = diagonalise(fock, overlap).energies
@@ -79,14 +79,14 @@ def test_row_of_a_fock_matrix_has_its_metrics(label: Label) -> None:
 def test_exact_cycles_are_those_of_pyscf_and_minaos_those_of_the_label(label: Label) -> None:
     mol = label.molecule(BASIS)
     fock, overlap = mol.intor("int1e_kin") + mol.intor("int1e_nuc"), mol.intor("int1e_ovlp")
-    found = evaluate_fock(label, fock, overlap, "core", CycleCounter(label, mol, XC))
+    found = evaluate_fock(fock, overlap, "core", CycleCounter(label, mol, XC))
     mf = dft.RKS(mol, xc=XC)
     mf.kernel(dm0=make_density(diagonalise(fock, overlap), aufbau(mol.nao, mol.nelectron)))
     assert (found.cycles, found.builds, found.cycles_minao) == (mf.cycles, mf.cycles + 2, 7)
     assert found.converged
     assert found.energy_error == pytest.approx(abs(mf.e_tot - label.energy), abs=1e-12)
     unknown = dataclasses.replace(label, cycles_minao=-1)
-    again = evaluate_fock(unknown, fock, overlap, "core", CycleCounter(unknown, mol, XC))
+    again = evaluate_fock(fock, overlap, "core", CycleCounter(unknown, mol, XC))
     fresh = dft.RKS(mol, xc=XC)
     fresh.kernel(dm0=fresh.get_init_guess(mol, "minao"))
     assert again.cycles_minao == fresh.cycles
@@ -100,7 +100,7 @@ def test_fitted_cycles_are_compared_with_fitted_ones(label: Label) -> None:
     mf.kernel(dm0=mf.get_init_guess(mol, "minao"))
     overlap, fock = mol.intor("int1e_ovlp"), label.full_fock()
     false = dataclasses.replace(label, cycles_minao=99)
-    found = evaluate_fock(false, fock, overlap, "label", CycleCounter(false, mol, XC, "fitted"))
+    found = evaluate_fock(fock, overlap, "label", CycleCounter(false, mol, XC, "fitted"))
     assert found.cycles_minao == mf.cycles
     assert found.cycles < mf.cycles
     assert found.energy_error < 1e-8  # of the two fitted SCFs; against the label it is 1e-5

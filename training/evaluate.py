@@ -83,13 +83,13 @@ class Row:
     scf: str = ""
 
 
-def evaluate_fock(label: Label, fock: Array, overlap: Array, route: str, counter: CycleCounter) -> Row:
-    """Row of any Fock matrix (nao, nao), hartree, PySCF AO order, for a labelled molecule.
+def evaluate_fock(fock: Array, overlap: Array, route: str, counter: CycleCounter) -> Row:
+    """Row of any Fock matrix (nao, nao), hartree, PySCF AO order, for the labelled molecule of a counter.
 
     overlap (nao, nao): `Reference.overlap` of the molecule. route: name of what made the matrix. counter: of this
     molecule, one for all its matrices. Raises ValueError where the matrices do not fit the molecule.
     """
-    mol = counter.mol
+    label, mol = counter.label, counter.mol
     n_occupied = mol.nelectron // 2
     found = fock_errors(fock, label.full_fock(), overlap, n_occupied, atoms_of_aos(mol))
     orbitals = diagonalise(fock, overlap)
@@ -138,9 +138,7 @@ def evaluate_molecule(
     mol = label.molecule(basis)
     counter = CycleCounter(label, mol, xc, scf)
     focks = [network_fock(checkpoint, mol, reference) if route == "network" else reference.fock for route in routes]
-    return [
-        evaluate_fock(label, fock, reference.overlap, route, counter) for route, fock in zip(routes, focks, strict=True)
-    ]
+    return [evaluate_fock(fock, reference.overlap, route, counter) for route, fock in zip(routes, focks, strict=True)]
 
 
 @dataclass(frozen=True)

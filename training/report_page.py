@@ -116,12 +116,13 @@ class Page:
         folder.mkdir(parents=True, exist_ok=True)
         for part in self.parts:
             for picture in part.pictures if isinstance(part, Pictures) else ():
-                _replace(folder / f"{picture.name}.png", picture.png)
-        _replace(folder / MARKDOWN, self.markdown().encode())
-        _replace(folder / HTML, self.html().encode())
+                replace_file(folder / f"{picture.name}.png", picture.png)
+        replace_file(folder / MARKDOWN, self.markdown().encode())
+        replace_file(folder / HTML, self.html().encode())
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file in one atomic step."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         partial.write_bytes(content)

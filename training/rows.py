@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,11 +16,14 @@ _KINDS: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": floa
 
 
 def read_rows(path: Path | None, kind: type[T]) -> list[T]:
-    """Rows of an earlier, perhaps interrupted, run; none where there is no file. kind: dataclass of plain fields."""
+    """Rows of an earlier, perhaps interrupted, run; none where there is no file. kind: dataclass of plain fields.
+
+    A last line that was cut off is left out; `append_lines` takes it away.
+    """
     if path is None or not path.exists():
         return []
     parse = {f.name: _KINDS[str(f.type)] for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    with path.open(newline="") as file:
+    with io.StringIO(_whole_lines(path.read_bytes()).decode(), newline="") as file:
         return [kind(**{name: parse[name](text) for name, text in line.items()}) for line in csv.DictReader(file)]
 
 
@@ -31,10 +36,26 @@ def append_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
     """Write lines of the same columns after those of the file, which is made where it is missing."""
     if not lines:
         return
-    fresh = not path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        _take_cut_line_away(path)
+    fresh = not path.exists() or path.stat().st_size == 0
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, list(lines[0]))
         if fresh:
             writer.writeheader()
         writer.writerows(lines)
+
+
+def _whole_lines(content: bytes) -> bytes:
+    """What stands before a last line that was cut off when its run was killed; no cell of a row holds a line end."""
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _take_cut_line_away(path: Path) -> None:
+    with path.open("r+b") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return
+        file.seek(-1, os.SEEK_END)
+        if file.read() != b"\n":
+            file.truncate(len(_whole_lines(path.read_bytes())))

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pyscf_tracegrad.config import from_dict
-from pyscf_tracegrad.pretrained import SHIPPED
 from training.bench.common import Level
 from training.bench.molecules import Molecule
+from training.report_page import replace_file
 
 Regime = Literal["", "incore", "direct", "df"]
 
@@ -61,6 +61,8 @@ class Protocol:
 
 def environment() -> dict[str, str]:
     """Versions, the weights' SHA-256 and the system."""
+    from pyscf_tracegrad.pretrained import SHIPPED  # loads torch, which a report alone does not need
+
     found = {name: version(name) for name in _PACKAGES}
     weights = SHIPPED.with_name(f"{SHIPPED.name}.sha256").read_text().split()[0][:16]
     system = f"{platform.system()} {platform.machine()}"
@@ -76,9 +78,7 @@ def settle(folder: Path, protocol: Protocol) -> dict[str, str]:
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         about = {"protocol": dataclasses.asdict(protocol), "environment": environment()}
-        partial = path.with_suffix(".tmp")
-        partial.write_text(json.dumps(about, indent=1))
-        partial.replace(path)
+        replace_file(path, json.dumps(about, indent=1).encode())
     before, begun_in = read_protocol(folder)
     for field in dataclasses.fields(Protocol):
         old, new = getattr(before, field.name), getattr(protocol, field.name)

@@ -12,11 +12,10 @@ from scipy.stats import bootstrap
 
 from training.acceleration.runs import Row
 from training.bench.common import GUESSES
+from training.bench.tables import SAME_ENERGY
 
 Array = NDArray[np.float64]
 
-# Energies that differ by more than this (hartree) are two solutions; their cycles do not compare.
-SAME_ENERGY = 1e-6
 _RESAMPLES = 2000
 
 
@@ -159,10 +158,11 @@ def failures(rows: Sequence[Row], reference: str = "minao") -> list[Failure]:
 def _reason(row: Row, reference: Row | None) -> str:
     if row.error:
         return row.error
-    with_reference = reference is not None and reference is not row and reference.converged
+    if reference is row or (reference is not None and not reference.converged):
+        reference = None
     if not row.converged:
-        return "not converged" + (f", {reference.guess} is" if with_reference and reference is not None else "")
-    if with_reference and reference is not None:
+        return "not converged" + (f", {reference.guess} is" if reference is not None else "")
+    if reference is not None:
         if not abs(row.energy - reference.energy) <= SAME_ENERGY:
             return f"another solution, {row.energy - reference.energy:+.2e} hartree against {reference.guess}"
         if row.guess in GUESSES and row.cycles > reference.cycles + 1:  # of PySCF's own it is no failure

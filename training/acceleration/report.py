@@ -50,11 +50,11 @@ def savings(rows: Sequence[Row]) -> list[Saving]:
     return [saving(rows, guess, ref) for ref in REFERENCES if ref in have for guess in have if guess != ref]
 
 
-def _cell(mean: Mean, form: str = ".3f") -> tuple[str, str]:
+def _cell(mean: Mean) -> tuple[str, str]:
     """Mean ± spread, and the interval."""
     if not mean.n:
         return "-", "-"
-    return f"{mean.mean:{form}} ± {mean.std:{form}}", f"{mean.low:{form}} to {mean.high:{form}}"
+    return f"{mean.mean:.3f} ± {mean.std:.3f}", f"{mean.low:.3f} to {mean.high:.3f}"
 
 
 def _published_table(found: Sequence[Saving]) -> list[Part]:

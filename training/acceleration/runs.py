@@ -24,8 +24,8 @@ PYSCF = ("minao", "atom", "huckel", "mod_huckel", "vsap", "sap", "1e")
 CONVERGED = "converged"
 KNOWN = (*GUESSES, *PYSCF, CONVERGED)
 DEFAULT = ("minao", "1e", "tracegrad", "tracegrad-refine-off", "reference", "minao+refine", *PYSCF[1:-1])
-# Guesses that are the orbitals of a predicted matrix: what of `Prediction` it is.
-_PREDICTED = {"tracegrad-refine-off": "fock", "reference": "reference"}
+# Guesses that are the orbitals of a predicted matrix.
+_PREDICTED = ("tracegrad-refine-off", "reference")
 
 
 @dataclass(frozen=True)
@@ -110,13 +110,7 @@ class _Start:
 def _start(mf: Any, guess: str, target: Array | None) -> _Start:
     """Density of a guess, with what its report says and what it took."""
     wall, cpu = time.perf_counter(), time.process_time()
-    fields: dict[str, Any] = {"route": guess}
-    if guess == CONVERGED:
-        dm = _of_fock(mf, target)
-    elif guess in PYSCF:
-        dm = mf.get_init_guess(mf.mol, guess)
-    else:
-        dm, fields = make_start(mf, guess)
+    dm, fields = (_of_fock(mf, target), {"route": guess}) if guess == CONVERGED else make_start(mf, guess)
     parts = (fields["route"], fields.get("transfer", ""), "refined" if fields.get("refined") else "")
     kept = {
         "served": " ".join(filter(None, parts)),
@@ -142,8 +136,8 @@ def _of_fock(mf: Any, fock: Array | None) -> Array:
 def predicted(mf: Any, guess: str, protocol: Protocol, served: str, target: Array) -> float:
     """Mean absolute error, hartree, of the Fock matrix that a guess predicts; nan where it predicts none.
 
-    A model predicts at its own level of theory; at another one its density is handed over, not its matrix. Made again
-    here, outside of all times.
+    served: whether that is the network's matrix or F_ref. A model predicts at its own level of theory; at another one
+    its density is handed over, not its matrix. Made again here, outside of all times.
     """
     if guess == CONVERGED:
         return 0.0
@@ -155,7 +149,7 @@ def predicted(mf: Any, guess: str, protocol: Protocol, served: str, target: Arra
     if (model.checkpoint.xc, model.checkpoint.basis) != (protocol.xc, protocol.basis) or target.ndim != 2:
         return math.nan
     found = model.predict(mf.mol)
-    return mean_error(found.fock if guess == "tracegrad-refine-off" else found.reference.fock, target)
+    return mean_error(found.fock if served.startswith("network") else found.reference.fock, target)
 
 
 def run_guess(task: Task, guess: str, target: Array | None) -> tuple[Row, list[Array]]:

@@ -100,16 +100,8 @@ def only_run(folder: Path) -> Iterator[None]:
 
 
 def read_results(folder: Path) -> list[Row]:
-    """Rows of a folder, without a line that was cut off when its run was killed."""
-    path = folder / RESULTS
-    if path.exists():
-        text = path.read_text()
-        if not text.endswith("\n"):
-            whole = text[: text.rfind("\n") + 1]
-            partial = path.with_suffix(".tmp")
-            partial.write_text(whole)
-            partial.replace(path)
-    return read_rows(path, Row)
+    """Rows of a folder."""
+    return read_rows(folder / RESULTS, Row)
 
 
 def run_study(folder: Path, workers: Workers, tasks: Sequence[Task], rows: Sequence[Row]) -> list[Row]:

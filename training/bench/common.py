@@ -138,9 +138,9 @@ def read_report(report: Any) -> dict[str, Any]:
 
 
 def make_start(mf: Any, start: str) -> tuple[Any, dict[str, Any]]:
-    """Density of a start (one of `STARTS`), and the fields of its report."""
-    if start == "minao":
-        return mf.get_init_guess(mf.mol, "minao"), {"route": "minao"}
+    """Density of a start (one of `GUESSES`, or a guess of PySCF's own), and the fields of its report."""
+    if start not in GUESSES:
+        return mf.get_init_guess(mf.mol, start), {"route": start}
     dm, report = pyscf_tracegrad.tracegrad_guess(mf, report=True, **GUESSES[start])
     return dm, read_report(report)
 

@@ -109,7 +109,7 @@ def score_molecule(task: Task) -> list[Row]:
             fock = reference.fock
             if candidate.model is not None:
                 fock = network_fock(_model(candidate.model), mol, reference)
-            rows.append(evaluate_fock(label, fock, reference.overlap, candidate.route, counter))
+            rows.append(evaluate_fock(fock, reference.overlap, candidate.route, counter))
     return rows
 
 
