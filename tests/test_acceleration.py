@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from pyscf import scf
+from pyscf import dft, gto, scf
 
 from pyscf_tracegrad.density import diagonalise
 from training.acceleration import work
@@ -83,6 +83,42 @@ def test_the_converged_matrix_is_the_floor_and_minao_as_a_model_is_one() -> None
     (model,) = run_task(Task(WATER, HF, ("minao",)))
     same = saving([dataclasses.replace(model, guess="model"), *rows], "model", "minao")
     assert (same.achieved.mean, same.cycles.mean, same.builds.mean, same.total_cycles) == (1.0, 1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("regime", ["incore", "df"])
+def test_guesses_that_share_take_the_same_cycles(regime: str) -> None:
+    protocol = Protocol(xc="b3lyp", basis="sto-3g", grid_level=1, regime=regime)
+    guesses = ("minao", "1e", "minao+refine")
+    apart = run_task(Task(WATER, protocol, guesses))
+    together = run_task(Task(WATER, dataclasses.replace(protocol, shared=True), guesses))
+    assert [r.error for r in together] == ["", "", ""]
+    for one, other in zip(together, apart, strict=True):
+        assert (one.guess, one.cycles, one.builds) == (other.guess, other.cycles, other.builds)
+        assert one.energy == pytest.approx(other.energy, abs=1e-11)
+        assert one.path == pytest.approx(other.path, abs=1e-9)
+        assert math.isnan(one.seconds)
+        assert math.isfinite(other.seconds)
+    page = make_page("water", dataclasses.replace(protocol, shared=True), {}, together).markdown()
+    assert "nan" not in page
+
+
+def test_integrals_and_grid_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    grid, integrals = dft.Grids.build, gto.Mole.intor
+    monkeypatch.setattr(dft.Grids, "build", lambda self, *a, **k: (made.append("grid"), grid(self, *a, **k))[1])
+    monkeypatch.setattr(
+        gto.Mole, "intor", lambda self, name, *a, **k: (made.append(name), integrals(self, name, *a, **k))[1]
+    )
+    protocol = Protocol(basis="sto-3g", regime="incore", grid_level=0, shared=True)
+
+    def expensive(*guesses: str) -> list[str]:
+        made.clear()
+        run_task(Task(WATER, protocol, guesses))
+        return [name for name in made if name in ("grid", "int2e")]
+
+    one = expensive("minao")
+    assert set(one) == {"grid", "int2e"}
+    assert expensive("minao", "1e", "minao+refine") == [*one, "grid"]  # the cheap cycles have a grid of their own
 
 
 def test_open_shells_and_what_raises_are_rows() -> None:

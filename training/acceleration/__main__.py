@@ -43,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--max-cycle", type=int, default=plain.max_cycle)
     p.add_argument("--regime", default=plain.regime, choices=("incore", "direct", "df"), help="default: PySCF's choice")
     p.add_argument("--threads", type=int, default=plain.threads, help="of each worker")
+    p.add_argument("--shared", action="store_true", help="cycles only: guesses share integrals and grid, no times")
     p.add_argument("--workers", type=int, default=1, help="processes of the local cluster")
     p.add_argument("--memory", type=int, default=5000, help="MB of each process of the local cluster")
     p.add_argument("--scheduler", help="address of a Dask scheduler, instead of a local cluster")
@@ -72,7 +73,7 @@ def _run(a: argparse.Namespace) -> int:
     if min(a.workers, a.repeats) < 1 or min(a.max_atoms, a.limit) < 0:
         raise ProtocolError("--workers and --repeats must be positive, --max-atoms and --limit not negative")
     molecules = chosen(read_set(a.set), a.max_atoms, a.limit)
-    protocol = Protocol(a.xc, a.basis, a.grid_level, a.conv_tol, a.max_cycle, a.regime, a.threads)
+    protocol = Protocol(a.xc, a.basis, a.grid_level, a.conv_tol, a.max_cycle, a.regime, a.threads, a.shared)
     begun_in = settle(a.out, protocol)
     with only_run(a.out):
         rows = read_results(a.out)

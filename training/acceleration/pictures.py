@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 
@@ -112,7 +113,7 @@ def wall_against_size(rows: Sequence[Row], colours: Mapping[str, str]) -> Figure
     for guess, colour in colours.items():
         found = [r for r in rows if r.guess == guess and r.converged]
         ax.plot([r.nao for r in found], [r.seconds for r in found], ".", ms=5, color=colour, label=guess)
-    times = [r.seconds for r in rows if r.guess in colours and r.converged]
+    times = [r.seconds for r in rows if r.guess in colours and r.converged and math.isfinite(r.seconds)]
     if times:
         logarithmic(ax, 0.7 * min(times), 1.4 * max(times))
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))

@@ -31,7 +31,8 @@ class Protocol:
 
     xc: functional by PySCF's name, or `hf`. grid_level: PySCF's. conv_tol: hartree; the gradient's threshold is its
     root, as in PySCF. regime: two-electron integrals kept (`incore`), made anew (`direct`), fitted (`df`), or PySCF's
-    choice by memory (empty). threads: of PySCF, BLAS and torch.
+    choice by memory (empty). threads: of PySCF, BLAS and torch. shared: whether the guesses of a molecule share its
+    integrals and its grid; they take the same cycles in half the time, and the times say nothing.
     """
 
     xc: str = "b3lyp"
@@ -41,6 +42,7 @@ class Protocol:
     max_cycle: int = 50
     regime: Regime = ""
     threads: int = 1
+    shared: bool = False
 
     def __post_init__(self) -> None:
         if self.regime not in ("", "incore", "direct", "df"):

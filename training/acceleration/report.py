@@ -129,7 +129,8 @@ def _pictures(rows: Sequence[Row]) -> list[Part]:
                 "Ratio of cycles against size",
             ),
         ]
-    drawn.append(picture(wall_against_size(rows, colours), "wall_size", "Wall time against size"))
+    if any(math.isfinite(row.seconds) for row in rows):
+        drawn.append(picture(wall_against_size(rows, colours), "wall_size", "Wall time against size"))
     return [Heading("Pictures"), Pictures(tuple(drawn))]
 
 
@@ -155,8 +156,9 @@ def _summary(rows: Sequence[Row], found: Sequence[Saving]) -> str:
     for s in found:
         if s.guess == "tracegrad" and s.reference == "minao" and s.n:
             text += (
-                f" From tracegrad they take {s.cycles.mean:.3f} of minao's cycles and {s.wall.mean:.3f} of its wall "
-                f"time with the guess counted in (means over {s.n} molecules)."
+                f" From tracegrad they take {s.cycles.mean:.3f} of minao's cycles"
+                + (f" and {s.wall.mean:.3f} of its wall time with the guess counted in" if s.wall.n else "")
+                + f" (means over {s.n} molecules)."
             )
     return text
 

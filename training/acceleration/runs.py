@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pyscf_tracegrad.density import aufbau, diagonalise, make_density
 from training.acceleration.instrument import Recorder, mean_error
 from training.acceleration.protocol import Protocol
+from training.acceleration.shared import SharedParts
 from training.bench.common import GUESSES, make_start, message
 from training.bench.molecules import Molecule
 
@@ -82,6 +83,11 @@ class Row:
     def cpu(self) -> float:
         """Processor time with the guess counted in."""
         return self.guess_cpu + self.scf_cpu
+
+    def without_times(self) -> Row:
+        """The same with times that are nan."""
+        nan = math.nan
+        return dataclasses.replace(self, guess_seconds=nan, scf_seconds=nan, guess_cpu=nan, scf_cpu=nan)
 
     @property
     def path(self) -> list[float]:
@@ -152,15 +158,20 @@ def predicted(mf: Any, guess: str, protocol: Protocol, served: str, target: Arra
     return mean_error(found.fock if served.startswith("network") else found.reference.fock, target)
 
 
-def run_guess(task: Task, guess: str, target: Array | None) -> tuple[Row, list[Array]]:
+def run_guess(
+    task: Task, guess: str, target: Array | None, shared: SharedParts | None = None
+) -> tuple[Row, list[Array]]:
     """Guess and SCF of a fresh object, and the matrices that it went through where there is no target yet.
 
-    What raises becomes a row with the message.
+    shared: what the object is to share with those before; its times are then nan. What raises becomes a row with the
+    message.
     """
     molecule, matrices = task.molecule, list[Array]()
     row = Row(molecule.name, guess, task.repeat, molecule.n_atoms, 0, molecule.charge, molecule.spin)
     try:
         mf = task.protocol.make_mf(molecule)
+        if shared is not None:
+            shared.give(mf)
         row = dataclasses.replace(row, nao=int(mf.mol.nao))
         start = _start(mf, guess, target)
         recorder = Recorder(mf, target)
@@ -186,6 +197,8 @@ def run_guess(task: Task, guess: str, target: Array | None) -> tuple[Row, list[A
             scf_cpu=cpu_seconds,
             **fields,
         )
+        if shared is not None:
+            row = row.without_times()
     except Exception as error:  # noqa: BLE001  (a failure is a row of the table, whatever it is)
         row = dataclasses.replace(row, error=message(error))
     return row, matrices
@@ -195,8 +208,9 @@ def run_task(task: Task) -> list[Row]:
     """Rows of one molecule."""
     rows: list[Row] = []
     target: Array | None = None
+    shared = SharedParts() if task.protocol.shared else None
     for guess in task.guesses:
-        row, matrices = run_guess(task, guess, target)
+        row, matrices = run_guess(task, guess, target, shared)
         rows.append(row)
         if target is None and row.converged:
             target = matrices[-1]
