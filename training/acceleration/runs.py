@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
 import time
 from dataclasses import dataclass
@@ -211,7 +212,10 @@ def run_task(task: Task) -> list[Row]:
     shared = SharedParts() if task.protocol.shared else None
     for guess in task.guesses:
         row, matrices = run_guess(task, guess, target, shared)
+        gc.collect()  # SCF objects refer to themselves and hold integrals of gigabytes
         rows.append(row)
         if target is None and row.converged:
             target = matrices[-1]
+    del shared
+    gc.collect()
     return rows
