@@ -1,4 +1,4 @@
-"""The cheap Fock operator: density-fitted J/K and a coarse grid.
+"""The cheap Fock operator: density-fitted J/K, or coarsely screened ones for large molecules, and a coarse grid.
 
     F[D] = hcore + J_df[D] - (c_x / 2) K_df[D] + V_xc^coarse[D]                   restricted, D (nao, nao)
     F^s[D] = hcore + J_df[D^a + D^b] - c_x K_df[D^s] + V_xc^s,coarse[D]          unrestricted, D (2, nao, nao)
@@ -22,10 +22,14 @@ from pyscf.scf import hf, rohf, uhf
 
 from pyscf_tracegrad.blas import one_blas_thread
 from pyscf_tracegrad.density import Factor, spin_factors
+from pyscf_tracegrad.directjk import DirectJK
 from pyscf_tracegrad.gridxc import GridXC
 from pyscf_tracegrad.reaction import reaction_field
 
 Array = NDArray[np.float64]
+
+# Of the free memory that the three-centre integrals may take; PySCF goes to disk above 0.9 of it.
+_SHARE = 0.85
 
 
 class CheapFock:
@@ -34,8 +38,8 @@ class CheapFock:
     Parameters
     ----------
     mol : gto.Mole
-        Built molecule; any basis, spherical or Cartesian. `mol.max_memory` (MB) bounds the three-centre integrals (on
-        disk where they do not fit) and the kept AO values (evaluated anew in every build where they do not fit).
+        Built molecule; any basis, spherical or Cartesian. `mol.max_memory` (MB) bounds the three-centre integrals
+        (`DirectJK` serves where they do not fit) and the kept AO values (evaluated anew where they do not fit).
     xc : str
         Any functional that PySCF's `NumInt` evaluates, or `'hf'`. Non-local (VV10) correlation is left out.
     grid_level : int
@@ -84,7 +88,7 @@ class CheapFock:
         with one_blas_thread():
             self.overlap: Array = mol.intor_symmetric("int1e_ovlp")
             self.hcore: Array = hf.get_hcore(mol) if hcore is None else hcore
-            self.with_df = _density_fitting(mol, auxbasis) if with_df is None else with_df
+            self.with_df = _two_electron(mol, auxbasis) if with_df is None else with_df
             self._set_functional(xc)
             self._reaction = None if solvent_of is None else reaction_field(solvent_of, self.with_df)
         self.setup_seconds = time.perf_counter() - start
@@ -185,8 +189,20 @@ def _tagged(dm: Array, factors: tuple[Factor, ...]) -> Any:
     return lib.tag_array(dm, mo_coeff=mo_coeff, mo_occ=mo_occ)
 
 
-def _density_fitting(mol: gto.Mole, auxbasis: Any) -> df.DF:
+def fitting_megabytes(mol: gto.Mole, auxbasis: Any = None) -> float:
+    """Size of the three-centre integrals of density fitting, MB."""
+    return float(df.make_auxmol(mol, auxbasis).nao * mol.nao * (mol.nao + 1) / 2 * 8e-6)
+
+
+def _two_electron(mol: gto.Mole, auxbasis: Any) -> Any:
+    """Density fitting where its integrals fit into memory; on disk they would take longer than integrals made anew.
+
+    A process that is beyond `max_memory` already still has a tenth of it.
+    """
+    free = max(mol.max_memory - lib.current_memory()[0], 0.1 * mol.max_memory)
+    if fitting_megabytes(mol, auxbasis) > _SHARE * free:
+        return DirectJK(mol)
     with_df = df.DF(mol, auxbasis)
-    with_df.max_memory = mol.max_memory
+    with_df.max_memory = free + lib.current_memory()[0]
     with_df.verbose = 0
     return with_df.build()

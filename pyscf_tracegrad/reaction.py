@@ -65,10 +65,13 @@ class ReactionField:
         return unpacked
 
 
-def reaction_field(mf: Any, with_df: df.DF) -> ReactionField | None:
-    """Reaction field of an SCF object's solvent, None where it has none that responds or none that is known here."""
+def reaction_field(mf: Any, with_df: Any) -> ReactionField | None:
+    """Reaction field of an SCF object's solvent.
+
+    None where it has none that responds or none that is known here, and without three-centre integrals.
+    """
     solvent = getattr(mf, "with_solvent", None)
-    if solvent is None or getattr(solvent, "frozen", False):
+    if solvent is None or getattr(solvent, "frozen", False) or not isinstance(with_df, df.DF):
         return None
     if isinstance(solvent, ddcosmo.DDCOSMO):
         stand_in = pcm.PCM(solvent.mol)
