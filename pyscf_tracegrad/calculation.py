@@ -179,6 +179,19 @@ class Calculation:
             fock = lib.tag_array(0.5 * (fock[0] + fock[1]), focka=fock[0], fockb=fock[1])
         return float(np.linalg.norm(self._worker.get_grad(state.mo_coeff, state.mo_occ, fock)))
 
+    def make_room(self, cheap: CheapFock) -> None:
+        """Before an exact build: the cheap operator must not be why PySCF does not keep its integrals in memory.
+
+        Where it is, it gives way, and goes on with PySCF's integrals; else the whole SCF would make them anew.
+        """
+        mf = self.plain
+        if self.fitted is not None or not OwnJK.plain(mf) or mf._eri is not None or mf._is_mem_enough():
+            return
+        with lib.temporary_env(mf, max_memory=mf.max_memory + cheap.megabytes):
+            in_the_way = mf._is_mem_enough()
+        if in_the_way:
+            cheap.give_way(mf)
+
     def exact_fock(self, dm: Any) -> Array:
         """Fock matrix of a density by the user's own operator, in the form of this calculation; one full build.
 

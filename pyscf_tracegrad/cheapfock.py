@@ -89,6 +89,7 @@ class CheapFock:
             self.overlap: Array = mol.intor_symmetric("int1e_ovlp")
             self.hcore: Array = hf.get_hcore(mol) if hcore is None else hcore
             self.with_df = _two_electron(mol, auxbasis) if with_df is None else with_df
+            self._owns_integrals = with_df is None and isinstance(self.with_df, df.DF)
             self._set_functional(xc)
             self._reaction = None if solvent_of is None else reaction_field(solvent_of, self.with_df)
         self.setup_seconds = time.perf_counter() - start
@@ -102,6 +103,19 @@ class CheapFock:
     def exact(self) -> bool:
         """Whether this is the very operator of the user's SCF."""
         return self._own_jk and self._xctype == "HF" and self._reaction is None
+
+    @property
+    def megabytes(self) -> float:
+        """Memory of the three-centre integrals made here and of the kept AO values, MB; 0 where they cannot go."""
+        if not self._owns_integrals or self._reaction is not None:
+            return 0.0
+        return 1e-6 * float(np.asarray(self.with_df._cderi).nbytes) + sum(grid.megabytes for grid in self._grids)
+
+    def give_way(self, mf: Any) -> None:
+        """Let go what `megabytes` counts. From now on J and K come from the integrals of an SCF object (`OwnJK`)."""
+        self.with_df, self._owns_integrals = OwnJK(mf), False
+        for grid in self._grids:
+            grid.forget()
 
     def with_theory(self, xc: str, hcore: Array | None = None) -> CheapFock:
         """The operator of another functional and one-electron Hamiltonian on the same integrals and grid."""
@@ -162,10 +176,14 @@ class OwnJK:
         self._mf = mf
 
     @staticmethod
+    def plain(mf: Any) -> bool:
+        """Whether the object makes J and K by four-centre integrals, kept or not."""
+        return type(mf).get_jk in (hf.RHF.get_jk, uhf.UHF.get_jk, rohf.ROHF.get_jk)
+
+    @staticmethod
     def possible(mf: Any) -> bool:
         """Whether the object makes J and K by integrals that it keeps in memory."""
-        plain = type(mf).get_jk in (hf.RHF.get_jk, uhf.UHF.get_jk, rohf.ROHF.get_jk)
-        return plain and (mf._eri is not None or mf.mol.incore_anyway or mf._is_mem_enough())
+        return OwnJK.plain(mf) and (mf._eri is not None or mf.mol.incore_anyway or mf._is_mem_enough())
 
     def get_jk(self, dm: Any, hermi: int = 1, with_j: bool = True, with_k: bool = True, omega: Any = None) -> Any:
         """J and K as `scf.hf.RHF.get_jk`."""

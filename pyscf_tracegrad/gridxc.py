@@ -45,6 +45,15 @@ class GridXC:
         self._eval_name = f"GTOval_{'cart' if mol.cart else 'sph'}_deriv1"
         self._kept: list[Array] = []
 
+    @property
+    def megabytes(self) -> float:
+        """Memory of the kept AO values, MB."""
+        return 1e-6 * sum(ao.nbytes for ao in self._kept)
+
+    def forget(self) -> None:
+        """Let the kept AO values go."""
+        self._kept.clear()
+
     def _blocks(self) -> Iterator[tuple[Array, Array]]:
         """AO values (x, g, p) and weights (g,) of consecutive blocks of the grid."""
         npoints = len(self._weights)

@@ -17,6 +17,7 @@ from pyscf.lib import logger
 from pyscf.scf import hf
 
 from pyscf_tracegrad.calculation import Calculation
+from pyscf_tracegrad.directjk import DirectJK
 from pyscf_tracegrad.domain import check_density, check_molecule, check_network, check_overlap, check_scf
 from pyscf_tracegrad.errors import BadMolecule, OutsideDomain, TracegradError
 from pyscf_tracegrad.gate import Gate, measure
@@ -99,6 +100,8 @@ def _make(calculation: Calculation, options: GuessOptions, model: PretrainedMode
     check_density(dm, calculation.shape)
     seconds["density"] = time.perf_counter() - begin
     notes = start.notes + (() if refined is None else refined.notes)
+    if cheap is not None and isinstance(cheap.with_df, DirectJK):
+        notes += (f"fitting integrals beyond max_memory ({calculation.mol.max_memory:g} MB) were not made",)
     builds, exact_builds = (0 if cheap is None else cheap.builds), (0 if refined is None else refined.exact_builds)
     if cheap is not None and cheap.exact:
         builds, exact_builds = 0, builds

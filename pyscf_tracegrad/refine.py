@@ -180,6 +180,7 @@ def refine(
     exact_builds = 0
     if schedule.exact and gradient < 30 * schedule.before_exact:
         begin = time.perf_counter()
+        calculation.make_room(cheap)
         exact = calculation.exact_fock(state.dm)
         seconds["exact build"] = time.perf_counter() - begin
         exact_builds = 1

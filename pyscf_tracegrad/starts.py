@@ -144,14 +144,18 @@ def _network(calculation: Calculation, options: GuessOptions, model: PretrainedM
     else:
         prediction = model.predict(native_molecule(mol, checkpoint.basis))  # raises for elements that it does not know
         seconds = dict(prediction.seconds)
+    begin = time.perf_counter()
     signals, objection = _gate(prediction)
+    seconds["gate"] = time.perf_counter() - begin
     if same_theory and (objection or prediction.route == "reference"):
         note = objection or "the model leaves ions to F_ref"
         return _from_reference(calculation, prediction.reference, (note,), seconds, signals)
     if objection or prediction.route == "reference":
         raise OutsideDomain(objection or "the model leaves ions to F_ref")
     if same_theory:
+        begin = time.perf_counter()
         state = calculation.first_state(calculation.spread(prediction.fock))
+        seconds["diagonalisation"] = time.perf_counter() - begin
         pairs = _spread(calculation, prediction.reference.pairs)
         return Start("network", "native", state, cheap, pairs, signals=signals, seconds=seconds)
     return _transferred(calculation, options, _Answer(prediction, signals, cheap, seconds))

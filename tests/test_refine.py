@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pyscf import df, dft, gto, scf
+from pyscf import df, dft, gto, lib, scf
 from pyscf.scf import hf
 
 from pyscf_tracegrad import OutsideDomain, tracegrad_guess
 from pyscf_tracegrad.calculation import Calculation
-from pyscf_tracegrad.cheapfock import CheapFock
+from pyscf_tracegrad.cheapfock import CheapFock, OwnJK
 from pyscf_tracegrad.options import GuessOptions
 from pyscf_tracegrad.reference import Pair, diis_errors
 from pyscf_tracegrad.refine import schedule_for
@@ -135,6 +135,53 @@ def test_auto_makes_one_exact_build_whose_parts_stay(water: gto.Mole, monkeypatc
     assert mf.grids is grids
     assert grids.coords is coords
     assert grids.level == 3
+
+
+@pytest.mark.parametrize("missing", [-1.0, 0.5, 2.0])
+def test_cheap_operator_gives_way_to_integrals_in_memory(
+    missing: float, formaldehyde: gto.Mole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PySCF's integrals fit beside ours, only in their place, or not at all; `missing` in units of what is held."""
+    mf = formaldehyde.RKS(xc="b3lyp")
+    calculation = Calculation(mf, formaldehyde)
+    cheap = calculation.cheap(1)
+    dm = mf.get_init_guess()
+    while not cheap._grids[0]._kept:
+        before = cheap(dm)
+    held = cheap.megabytes
+    assert held > 1e-6 * cheap.with_df._cderi.nbytes > 0
+    used = lambda: 100.0 + (0.0 if isinstance(cheap.with_df, OwnJK) else held)  # noqa: E731
+    monkeypatch.setattr(lib, "current_memory", lambda: (used(), used()))
+    mf.max_memory = (1e-6 * formaldehyde.nao**4 + 100.0 + (1.0 - missing) * held) / 0.95
+    limit = mf.max_memory
+    calculation.make_room(cheap)
+    gave_way = isinstance(cheap.with_df, OwnJK)
+    assert gave_way == (missing == 0.5)
+    assert mf.max_memory == limit
+    assert bool(cheap._grids[0]._kept) != gave_way
+    exact = calculation.exact_fock(dm)
+    assert (mf._eri is not None) == (missing < 1.0)
+    mf.grids.level, mf.grids.coords = 1, None
+    assert np.abs(cheap(dm) - before).max() < 5e-4  # errors of the fit
+    if gave_way:
+        assert cheap.megabytes == 0.0
+        assert np.abs(cheap(dm) - mf.get_fock(dm=dm)).max() < 1e-8
+    assert exact.shape == before.shape
+
+
+def test_a_refined_guess_is_as_good_where_it_gave_way(water: gto.Mole, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = count(monkeypatch, CheapFock, "give_way")
+    fitted = tracegrad_guess(water.RKS(xc="b3lyp"))
+    assert not calls
+    mf = water.RKS(xc="b3lyp")
+    room = iter([False, True, *[True] * 99])  # at first the cheap operator is in the way
+    monkeypatch.setattr(type(mf), "_is_mem_enough", lambda _: next(room))
+    dm, report = tracegrad_guess(mf, report=True)
+    assert len(calls) == 1
+    assert (report.exact_builds, report.refined) == (1, True)
+    assert np.abs(dm - fitted).max() < 1e-5
+    mf.kernel(dm0=dm)
+    assert (mf.converged, mf.cycles) == (True, 1)
 
 
 def test_guess_leaves_the_settings_of_the_user(water: gto.Mole) -> None:
