@@ -160,7 +160,7 @@ def connect(
                 threads_per_worker=1,  # one molecule at a time; threads are PySCF's
                 processes=True,
                 memory_limit=f"{memory_limit(label_memory)}MB",
-                dashboard_address=None,
+                dashboard_address=":0",  # any free port, so that two runs do not meet
                 silence_logs=logging.CRITICAL,
             ) as cluster,
             Client(cluster) as client,

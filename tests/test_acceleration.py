@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 from pyscf import dft, gto, scf
 
@@ -22,11 +26,12 @@ from training.acceleration.ratios import Pair, failures, mean_of, pairs, saving
 from training.acceleration.report import colours_of, make_page, present
 from training.acceleration.runs import Row, Task, run_task
 from training.acceleration.sets import QH9_ACCELERATION, read_set
-from training.acceleration.work import RESULTS, make_tasks, read_results, without_failures
+from training.acceleration.work import RESULTS, chosen, make_tasks, read_results, without_failures
 from training.bench.molecules import Molecule
 from training.metrics import occupied_virtual_error
 from training.rows import append_rows, read_rows
 
+ROOT = Path(__file__).parents[1]
 HF = Protocol(xc="hf", basis="sto-3g")
 WATER = Molecule("water", (8, 1, 1), np.array([[0.0, 0.0, 0.117], [0.0, 0.757, -0.471], [0.0, -0.757, -0.471]]))
 OH = Molecule("OH", (8, 1), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.97]]), spin=1)
@@ -234,6 +239,14 @@ def test_the_named_set_is_that_of_qh9() -> None:
     assert [int(m.name.split("_")[0]) for m in found] == list(QH9_ACCELERATION)
 
 
+def test_molecules_are_chosen_by_name_and_size() -> None:
+    molecules = [dataclasses.replace(WATER, name=name) for name in ("S66/01", "S66/02", "W4-11/h2o")] + [OH]
+    assert [m.name for m in chosen(molecules, ["S66/*", "OH"], 0, 0)] == ["S66/01", "S66/02", "OH"]
+    assert [m.name for m in chosen(molecules, ["*"], 2, 0)] == ["OH"]
+    assert [m.name for m in chosen(molecules, ["*"], 0, 2)] == ["S66/01", "S66/02"]
+    assert chosen(molecules, ["s66/*"], 0, 0) == []
+
+
 def test_tasks_are_what_is_missing() -> None:
     rows = [row("water", "minao", 9), row("water", "1e", 9)]
     (first, second) = make_tasks([WATER, OH], HF, ("minao", "1e", "atom"), 1, rows)
@@ -336,5 +349,47 @@ def test_a_study_by_its_command(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main([*command[:-1], "6-31g"]) == 2
     assert main(["nowhere", "-o", str(tmp_path / "x")]) == 2
     assert "no such file" in capsys.readouterr().err
+    assert main([*command, "--select", "y*"]) == 2
+    assert "has no molecule that --select" in capsys.readouterr().err
     with work.only_run(out), pytest.raises(ProtocolError, match="another study runs there"), work.only_run(out):
         pass
+
+
+def run_command(folder: Path) -> subprocess.Popen[str]:
+    """A study of the XYZ files of a folder with one worker, as a process."""
+    command = [sys.executable, "-m", "training.acceleration", str(folder), "-o", str(folder / "out")]
+    options = ["--basis", "6-31g", "--grid-level", "1", "--guesses", "1e", "atom"]
+    return subprocess.Popen([*command, *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_rows(folder: Path, n: int) -> None:
+    """Until a study has written so many rows."""
+    end = time.monotonic() + 120
+    while len(read_results(folder / "out")) < n:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_worker_and_then_the_study_are_killed(tmp_path: Path) -> None:
+    """What was done stays; nothing is lost, nothing is there twice."""
+    rng = np.random.default_rng(0)
+    for k in range(6):
+        displaced = WATER.positions + rng.normal(scale=0.02, size=(3, 3))
+        lines = [f"{s} {x} {y} {z}" for s, (x, y, z) in zip("OHH", displaced.tolist(), strict=True)]
+        (tmp_path / f"w{k}.xyz").write_text("3\n\n" + "\n".join(lines) + "\n")
+    study = run_command(tmp_path)
+    wait_for_rows(tmp_path, 3)
+    (worker,) = [c for c in psutil.Process(study.pid).children(recursive=True) if "spawn_main" in " ".join(c.cmdline())]
+    worker.kill()
+    wait_for_rows(tmp_path, 6)  # by a new worker
+    before = (tmp_path / "out" / RESULTS).read_text()
+    study.kill()
+    study.communicate()
+    study = run_command(tmp_path)
+    output, _ = study.communicate(timeout=200)
+    assert study.returncode == 0, output
+    assert (tmp_path / "out" / RESULTS).read_text().startswith(before[: before.rfind("\n") + 1])
+    rows = read_results(tmp_path / "out")
+    keys = [(r.molecule, r.guess) for r in rows]
+    assert sorted(keys) == sorted((f"w{k}", guess) for k in range(6) for guess in ("minao", "1e", "atom"))
+    assert all(r.converged and not r.error for r in rows)

@@ -68,7 +68,7 @@ def test_default_goes_on_with_cheap_cycles_and_is_nearer(formaldehyde: gto.Mole)
     assert (report.refined, report.exact_builds) == (True, 0)
 
 
-BARE = {"set-up", "F0", "G", "network"}
+BARE = {"set-up", "F0", "G", "network", "gate", "diagonalisation"}
 
 
 @pytest.mark.parametrize(

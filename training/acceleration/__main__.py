@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--memory", type=int, default=5000, help="MB of each process of the local cluster")
     p.add_argument("--scheduler", help="address of a Dask scheduler, instead of a local cluster")
     p.add_argument("--repeats", type=int, default=1, help="of every SCF, for wall times")
+    p.add_argument("--select", nargs="+", default=["*"], metavar="PATTERN", help="names, as in a shell: 'S66/*'")
     p.add_argument("--max-atoms", type=int, default=0, help="leave larger molecules out; 0: none")
     p.add_argument("--limit", type=int, default=0, help="the first so many molecules; 0: all")
     p.add_argument("--retry-failed", action="store_true", help="run again what raised an error before")
@@ -72,7 +73,9 @@ def _run(a: argparse.Namespace) -> int:
         return 0
     if min(a.workers, a.repeats) < 1 or min(a.max_atoms, a.limit) < 0:
         raise ProtocolError("--workers and --repeats must be positive, --max-atoms and --limit not negative")
-    molecules = chosen(read_set(a.set), a.max_atoms, a.limit)
+    molecules = chosen(read_set(a.set), a.select, a.max_atoms, a.limit)
+    if not molecules:
+        raise ProtocolError(f"{a.set} has no molecule that --select and --max-atoms leave")
     protocol = Protocol(a.xc, a.basis, a.grid_level, a.conv_tol, a.max_cycle, a.regime, a.threads, a.shared)
     begun_in = settle(a.out, protocol)
     with only_run(a.out):

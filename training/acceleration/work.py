@@ -7,6 +7,7 @@ import fcntl
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -131,9 +132,12 @@ def without_failures(folder: Path, rows: Sequence[Row]) -> list[Row]:
     return kept
 
 
-def chosen(molecules: Sequence[Molecule], max_atoms: int, limit: int) -> list[Molecule]:
-    """Molecules of at most so many atoms (0: any), the first so many of them (0: all)."""
-    kept = [m for m in molecules if not max_atoms or m.n_atoms <= max_atoms]
+def chosen(molecules: Sequence[Molecule], patterns: Sequence[str], max_atoms: int, limit: int) -> list[Molecule]:
+    """Molecules whose names match a pattern (as in a shell) and of at most so many atoms (0: any); the first so many
+    of them (0: all).
+    """
+    named = [m for m in molecules if any(fnmatchcase(m.name, pattern) for pattern in patterns)]
+    kept = [m for m in named if not max_atoms or m.n_atoms <= max_atoms]
     return kept[:limit] if limit else kept
 
 
