@@ -25,7 +25,7 @@ p { max-width: 45rem; margin: .5rem 0; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; margin: .5rem 0; }
 th, td { padding: .2rem .7rem .2rem 0; text-align: right; vertical-align: top; border-bottom: 1px solid #ddd; }
 th { font-weight: 600; border-bottom: 2px solid #888; }
-.text { text-align: left; }
+.text { text-align: left; } td:not(.text) { white-space: nowrap; }
 .pictures { display: flex; flex-wrap: wrap; gap: 1rem; }
 figure { margin: .5rem 0; max-width: 100%; }
 figcaption { font-size: .875rem; font-weight: 600; }

@@ -83,36 +83,42 @@ def _published_table(found: Sequence[Saving]) -> list[Part]:
 
 
 def _our_table(found: Sequence[Saving]) -> list[Part]:
+    timed = any(s.wall.n for s in found)
     rows = []
     for s in found:
-        cells = [text for mean in (s.cycles, s.builds, s.wall, s.cpu) for text in _cell(mean)]
-        totals = [f"{value:.3f}" if math.isfinite(value) else "-" for value in (s.total_cycles, s.total_wall)]
-        rows.append((s.guess, s.reference, str(s.n), *cells, *totals, str(len(s.slower))))
+        means = (s.cycles, s.builds, s.wall, s.cpu) if timed else (s.cycles, s.builds)
+        totals = (s.total_cycles, s.total_wall) if timed else (s.total_cycles,)
+        cells = [text for mean in means for text in _cell(mean)]
+        sums = [f"{value:.3f}" if math.isfinite(value) else "-" for value in totals]
+        rows.append((s.guess, s.reference, str(s.n), *cells, *sums, str(len(s.slower))))
+    times = " wall and processor time with the guess counted in," if timed else ""
     note = (
-        "PySCF's cycles, Fock builds (those of the guess counted in), wall and processor time with the guess counted "
-        "in, each over those from the reference guess, means over molecules; then ratios of the sums, and how many "
-        "molecules take more than one cycle more."
+        f"PySCF's cycles, Fock builds (those of the guess counted in),{times} each over those from the reference "
+        "guess, means over molecules; "
+        "then ratios of the sums, and how many molecules take more than one cycle more."
     )
-    header = ("guess", "against", "n", "cycles", "95 %", "Fock builds", "95 %", "wall", "95 %", "CPU", "95 %")
-    return [
-        Heading("What it saves"),
-        Text(note),
-        Table((*header, "sum of cycles", "sum of wall", "slower"), tuple(rows), words=2),
-    ]
+    wall, total_wall = (("wall", "95 %", "CPU", "95 %"), ("sum of wall",)) if timed else ((), ())
+    header = ("guess", "against", "n", "cycles", "95 %", "Fock builds", "95 %", *wall, "sum of cycles", *total_wall)
+    return [Heading("What it saves"), Text(note), Table((*header, "slower"), tuple(rows), words=2)]
+
+
+# What the means of one guess are of: columns of a row by their heading; times only where there are any.
+_COLUMNS = {"cycles": "cycles", "Fock builds": "builds"}
+_TIMES = {"guess, s": "guess_seconds", "SCF, s": "scf_seconds", "guess, CPU s": "guess_cpu", "SCF, CPU s": "scf_cpu"}
 
 
 def _costs(rows: Sequence[Row]) -> list[Part]:
+    columns = _COLUMNS | (_TIMES if any(math.isfinite(row.seconds) for row in rows) else {})
     lines = []
     for guess in present(rows):
         mine = [r for r in rows if r.guess == guess and r.converged]
-        values = ("cycles", "builds", "guess_seconds", "scf_seconds", "guess_cpu", "scf_cpu")
-        means = [float(np.mean([getattr(r, name) for r in mine])) if mine else math.nan for name in values]
+        means = [float(np.mean([getattr(r, name) for r in mine])) if mine else math.nan for name in columns.values()]
         error = float(np.mean([r.prediction for r in mine])) if mine else math.nan
         cells = [f"{m:.2f}" if math.isfinite(m) else "-" for m in means]
         total = sum(r.guess == guess for r in rows)
         lines.append((guess, f"{len(mine)} of {total}", *cells, f"{1e6 * error:.0f}" if math.isfinite(error) else "-"))
-    header = ("guess", "converged", "cycles", "Fock builds", "guess, s", "SCF, s", "guess, CPU s", "SCF, CPU s")
-    return [Heading("Each guess"), Table((*header, "error, 1e-6 hartree"), tuple(lines))]
+    header = ("guess", "converged", *columns, "error, 1e-6 hartree")
+    return [Heading("Each guess"), Table(header, tuple(lines))]
 
 
 def _pictures(rows: Sequence[Row]) -> list[Part]:
