@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.bench import levels, robustness, walltime
+from training.bench import levels, robustness, scaling, walltime
 from training.bench.cases import CASES
 from training.bench.classes import table
 from training.bench.common import Job, Level, Result, missing, read_results, run_scf
@@ -186,6 +186,26 @@ def test_summaries(summary: Any, ratio: str) -> None:
     failed = [replace(r, converged=False, error="ValueError: no", cycles=-1, energy=np.nan) for r in rows]
     assert "failures (4)" in summary(failed)
     assert "failures (0)" in summary([])
+
+
+def test_sizes_of_guess_and_cycle_are_measured() -> None:
+    water = Molecule("water", (8, 1, 1), np.array([[0.0, 0.0, 0.117], [0.0, 0.757, -0.471], [0.0, -0.757, -0.471]]))
+    guess, cycle = (scaling.run(scaling.Job(water, part, 1, 4000)) for part in scaling.PARTS)
+    assert (guess.error, cycle.error) == ("", "")
+    assert (guess.nao, guess.pairs, guess.kept, cycle.kept) == (24, 3, True, True)
+    parts = guess.setup + guess.reference + guess.network + guess.gate + guess.diagonalisation
+    assert 0.0 < parts < guess.guess
+    assert cycle.first > 0.0
+    assert min(guess.memory, cycle.memory) > 0.0
+    direct = [replace(guess, max_memory=1, kept=False), replace(cycle, max_memory=1, kept=False)]
+    (_, _, *lines) = scaling.summary([guess, cycle, *direct, replace(cycle, nao=99, molecule="lost")]).splitlines()
+    assert [line.count(" direct |") for line in lines] == [2, 0, 0]
+    assert lines[1].endswith(f"| {guess.guess / cycle.cycle:.2f} |")
+    assert lines[2].startswith("| lost | 3 | 99 | 1 | - | - |")
+    assert lines[2].endswith("| - |")
+    failed = scaling.run(scaling.Job(Molecule("clash", (1, 1), np.zeros((2, 3))), "guess", 1, 4000))
+    assert failed.error.startswith("BadMolecule")
+    assert failed.error in scaling.summary([failed])
 
 
 def test_transfers_are_for_other_bases() -> None:
