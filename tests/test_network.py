@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from pyscf_tracegrad.backbones import make_backbone
 from pyscf_tracegrad.config import ModelConfig
 from pyscf_tracegrad.graph import molecule_graph
 from pyscf_tracegrad.pretrained import correction, load_model, network_input
+from training.bench.synthetic import alkane
 
 SMALL = ModelConfig(reference=SAP, channels=16, layers=2, invariants=24, trace_hidden=16, radial=12)
 
@@ -74,3 +76,18 @@ def test_input_with_wrong_shapes_is_refused() -> None:
         dataclasses.replace(inputs, positions=inputs.positions[:-1])
     with pytest.raises(ValueError, match="do not fit"):
         dataclasses.replace(inputs, pair=inputs.pair[:-1])
+
+
+def test_pairs_of_a_chain_grow_linearly_and_none_is_missing() -> None:
+    """Pairs that the shipped model leaves out have no overlap to speak of; each more monomer adds as many pairs."""
+    model = load_model()
+    chains = [alkane(n, 0) for n in (20, 24, 28)]
+    graphs = [model.graph(mol) for mol in chains]
+    counts = [graph.edge_index.shape[1] for graph in graphs]
+    assert counts[2] - counts[1] == pytest.approx(counts[1] - counts[0], abs=20)  # atoms are displaced at random
+    assert counts[0] < chains[0].natm * (chains[0].natm - 1) // 2
+    overlap, slices = np.abs(chains[0].intor("int1e_ovlp")), chains[0].aoslice_by_atom()[:, 2:]
+    seen = {tuple(pair) for pair in graphs[0].edge_index.T.tolist()}
+    left = [pair for pair in itertools.combinations(range(chains[0].natm), 2) if pair not in seen]
+    assert left
+    assert max(overlap[slice(*slices[i]), slice(*slices[j])].max() for i, j in left) < 1e-8
