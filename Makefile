@@ -1,12 +1,12 @@
-# Two commands do all the set-up: `make example` runs the guess, `make test` runs the tests. Both install into .venv from
-# pinned versions (constraints.txt). `pip install torch` takes the build of the machine's package index: the CPU build is all
-# that is needed, one with CUDA works as well.
+# Two commands do all the set-up: `make example` runs the guess, `make test` runs the tests; `make wheel` builds what is
+# shipped. All install into .venv from pinned versions (constraints.txt). `pip install torch` takes the build of the machine's
+# package index: the CPU build is all that is needed, one with CUDA works as well.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: example test test-slow lint clean
+.PHONY: example test test-slow lint wheel clean
 
 example: .venv/installed
 	$(BIN)/python examples/00-water.py
@@ -17,6 +17,9 @@ test: lint
 
 test-slow: .venv/installed-test
 	$(BIN)/python -m pytest -m slow
+
+wheel: .venv/installed-test
+	$(BIN)/python -m build --outdir dist
 
 lint: .venv/installed-test
 	$(BIN)/ruff check
