@@ -184,6 +184,22 @@ def test_a_refined_guess_is_as_good_where_it_gave_way(water: gto.Mole, monkeypat
     assert (mf.converged, mf.cycles) == (True, 1)
 
 
+@pytest.mark.parametrize("kind", ["UKS", "ROKS"])
+def test_radical_with_little_memory(kind: str, cation: gto.Mole) -> None:
+    mf = getattr(cation, kind)(xc="b3lyp")
+    mf.kernel(dm0=mf.get_init_guess(key="minao"))
+    cycles, energy = mf.cycles, mf.e_tot
+    small = cation.copy()
+    small.max_memory = 1
+    mf = getattr(small, kind)(xc="b3lyp")
+    dm, report = tracegrad_guess(mf, report=True)
+    assert "fitting integrals beyond max_memory (1 MB) were not made" in report.reason
+    assert report.refined
+    mf.kernel(dm0=dm)
+    assert mf.cycles <= min(2, cycles - 1)
+    assert mf.e_tot == pytest.approx(energy, abs=1e-8)
+
+
 def test_guess_leaves_the_settings_of_the_user(water: gto.Mole) -> None:
     mf = water.UKS(xc="pbe")
     mf.verbose, mf.max_cycle, mf.diis_space = 0, 7, 5

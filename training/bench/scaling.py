@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import pyscf_tracegrad
 from pyscf_tracegrad.cheapfock import fitting_megabytes
-from training.bench.common import Level, message
+from training.bench.common import Level, message, warm_up
 from training.bench.molecules import Molecule, read_npz
 from training.bench.tables import markdown
 from training.bench.throughput import in_own_process, memory_bytes
@@ -88,8 +88,7 @@ def describe(job: Job) -> Size:
 def measure_guess(job: Job) -> Size:
     """The guess without refinement. Right in a fresh process only: it measures its peak memory."""
     model = pyscf_tracegrad.load_model()
-    warm = Molecule("H2", (1, 1), job.molecule.positions[:2] * 0 + [[0.0, 0.0, 0.0], [0.0, 0.0, 0.74]])
-    pyscf_tracegrad.tracegrad_guess(Level("").make_mf(warm), refine=False)
+    warm_up(job.threads)
     before = memory_bytes(peak=False)
     mf = Level("").make_mf(job.molecule)
     mf.max_memory = mf.mol.max_memory = job.max_memory
