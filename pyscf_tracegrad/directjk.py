@@ -16,8 +16,8 @@ from pyscf.scf import hf
 
 Array = NDArray[np.float64]
 
-# Integrals times density below this (hartree) are left out. Errors of J and K (inosine, 326 AOs) are then 3e-5 hartree at
-# most and 8e-7 on average; those of density fitting 2e-3 and 3e-6. At 1e-7 a build takes 1.4 times as long.
+# Integrals times density below this (hartree) are left out. Errors of J and K (inosine, 326 AOs) are then 3e-5 hartree
+# at most and 8e-7 on average; those of density fitting 2e-3 and 3e-6. At 1e-7 a build takes 1.4 times as long.
 TOLERANCE = 1e-6
 
 
