@@ -81,7 +81,7 @@ def test_log_that_cannot_be_written_is_told_alike(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(logs_module, "write_file", full)
+    monkeypatch.setattr(logs_module, "replace_file", full)
     with pytest.raises(RunStopped, match=r"step 1 cannot be written \(No space left on device\).*nothing was saved"):
         run.run(0.0, {})
 

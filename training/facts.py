@@ -11,8 +11,8 @@ from typing import Any
 
 from pyscf_tracegrad import __version__
 from pyscf_tracegrad.pretrained import SHIPPED
+from training.files import replace_file
 from training.loop import Trainer
-from training.state import write_file
 from training.tensors import file_digest
 
 FACTS = "run.json"
@@ -42,7 +42,7 @@ def facts(trainer: Trainer, labels: Sequence[str], validation: Mapping[str, str]
 
 def write_facts(folder: Path, content: Mapping[str, Any]) -> None:
     """Write `run.json`."""
-    write_file(folder / FACTS, (json.dumps(content, indent=1) + "\n").encode())
+    replace_file(folder / FACTS, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def check_labels_unchanged(folder: Path, labels: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from training.state import write_file
+from training.files import replace_file
 
 LOG, CURVES, EVENTS = "log.csv", "curves.png", "tensorboard"
 _ERRORS = ("mae", "ov", "mo", "trace")
@@ -69,7 +69,7 @@ class RunLog:
         writer = csv.DictWriter(text, columns, restval="nan", lineterminator="\n")
         writer.writeheader()
         writer.writerows(self._rows)
-        write_file(self.folder / LOG, text.getvalue().encode())
+        replace_file(self.folder / LOG, text.getvalue().encode())
         if self._events is not None and not self._try("TensorBoard", lambda: self._add_events(row)):
             self._events = None
         if self._draws:

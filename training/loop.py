@@ -25,6 +25,7 @@ from pyscf_tracegrad.orbitals import ShellTable
 from training.config import RunConfig, to_toml
 from training.dataset import StepSampler, model_input
 from training.distributed import batch_loss, current_world
+from training.files import replace_file
 from training.hardware import matmul_precision, memory, termination
 from training.labels import Theory
 from training.loader import BatchLoader
@@ -40,7 +41,6 @@ from training.state import (
     random_state,
     read_state,
     restore_random_state,
-    write_file,
     write_state,
 )
 from training.statistics import fit_standardisation
@@ -113,7 +113,7 @@ class Trainer:
         if self.world.leads:
             folder.mkdir(parents=True, exist_ok=True)
             clear_partial(folder)
-            write_file(folder / CONFIG, to_toml(config).encode())
+            replace_file(folder / CONFIG, to_toml(config).encode())
 
     def _restore(self, state: dict[str, Any]) -> None:
         before = from_dict(RunConfig, state["config"])

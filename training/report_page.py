@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import base64
 import html
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from training.files import replace_file
 
 HTML, MARKDOWN = "report.html", "report.md"
 
@@ -119,16 +120,6 @@ class Page:
                 replace_file(folder / f"{picture.name}.png", picture.png)
         replace_file(folder / MARKDOWN, self.markdown().encode())
         replace_file(folder / HTML, self.html().encode())
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file in one atomic step."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _html_part(part: Part) -> str:

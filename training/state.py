@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from pyscf_tracegrad.checkpoint import Checkpoint, save_checkpoint
+from training.files import write_synced
 
 STATE, MODEL = "state.pt", "model.pt"
 _PARTIAL = ".partial-"
@@ -20,23 +21,6 @@ _PARTIAL = ".partial-"
 
 class RunStopped(RuntimeError):
     """A run cannot go on; the message says why, and what it leaves behind."""
-
-
-def write_file(path: Path, content: bytes | memoryview) -> None:
-    """Write a file in one atomic step; a failure leaves the old one and nothing else."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        _write(partial, content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _write(path: Path, content: bytes | memoryview) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def write_state(folder: Path, state: dict[str, Any], checkpoint: Checkpoint) -> None:
@@ -49,7 +33,7 @@ def write_state(folder: Path, state: dict[str, Any], checkpoint: Checkpoint) -> 
     torch.save(state, buffer)
     with tempfile.TemporaryDirectory(dir=folder, prefix=_PARTIAL) as name:
         partial = Path(name)
-        _write(partial / STATE, buffer.getbuffer())
+        write_synced(partial / STATE, buffer.getbuffer())
         save_checkpoint(partial / MODEL, checkpoint)
         for file in sorted(partial.iterdir(), key=lambda p: p.name != STATE):
             with file.open("rb") as written:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pyscf_tracegrad.config import from_dict
 from training.bench.common import Level
 from training.bench.molecules import Molecule
-from training.report_page import replace_file
+from training.files import replace_file
 
 Regime = Literal["", "incore", "direct", "df"]
 
