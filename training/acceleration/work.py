@@ -7,7 +7,6 @@ import fcntl
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from data.cluster import Flow, Workers, was_killed
 from training.acceleration.protocol import Protocol, ProtocolError
 from training.acceleration.runs import Row, Task, run_task
 from training.bench.common import message, warm_up
-from training.bench.molecules import Molecule
+from training.bench.molecules import Molecule, named
 from training.rows import append_rows, read_rows
 
 RESULTS = "results.csv"
@@ -136,8 +135,7 @@ def chosen(molecules: Sequence[Molecule], patterns: Sequence[str], max_atoms: in
     """Molecules whose names match a pattern (as in a shell) and of at most so many atoms (0: any); the first so many
     of them (0: all).
     """
-    named = [m for m in molecules if any(fnmatchcase(m.name, pattern) for pattern in patterns)]
-    kept = [m for m in named if not max_atoms or m.n_atoms <= max_atoms]
+    kept = [m for m in named(molecules, patterns) if not max_atoms or m.n_atoms <= max_atoms]
     return kept[:limit] if limit else kept
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,11 @@ class Molecule:
     def cation(self) -> Molecule:
         """One electron less at the same geometry, a doublet."""
         return replace(self, name=f"{self.name}+", charge=self.charge + 1, spin=1)
+
+
+def named(molecules: Iterable[Molecule], patterns: Sequence[str]) -> list[Molecule]:
+    """Molecules whose names match a pattern, as in a shell."""
+    return [m for m in molecules if any(fnmatchcase(m.name, pattern) for pattern in patterns)]
 
 
 def read_npz(path: str | Path) -> list[Molecule]:

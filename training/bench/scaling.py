@@ -15,7 +15,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 
 from tqdm import tqdm
@@ -23,7 +22,7 @@ from tqdm import tqdm
 import pyscf_tracegrad
 from pyscf_tracegrad.cheapfock import fitting_megabytes
 from training.bench.common import Level, message, warm_up
-from training.bench.molecules import Molecule, read_npz
+from training.bench.molecules import Molecule, named, read_npz
 from training.bench.tables import markdown
 from training.bench.throughput import in_own_process, memory_bytes
 from training.rows import append_rows, read_rows
@@ -153,9 +152,8 @@ def _cells(size: Size | None, names: Sequence[str]) -> list[str]:
         return ["-"] * len(names)
     if size.error:
         return [size.error, *["-"] * (len(names) - 1)]
-    return [
-        f"{getattr(size, name):.3g}" if getattr(size, name) < 100 else f"{getattr(size, name):.0f}" for name in names
-    ]
+    values = [float(getattr(size, name)) for name in names]
+    return [f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in values]
 
 
 def summary(rows: Sequence[Size]) -> str:
@@ -179,20 +177,9 @@ def summary(rows: Sequence[Size]) -> str:
                 ratio,
             ]
         )
-    header = [
-        "molecule",
-        "atoms",
-        "AOs",
-        "threads",
-        "pairs",
-        "J and K",
-        "set-up, s",
-        "F_ref, s",
-        "network, s",
-        "gate, s",
-    ]
-    header += ["orbitals, s", "guess, s", "peak MB", "SCF's integrals", "first build, s", "cycle, s", "peak MB"]
-    return markdown([*header, "guess / cycle"], lines)
+    header = ["molecule", "atoms", "AOs", "threads", "pairs", "J and K", "set-up, s", "F_ref, s", "network, s"]
+    header += ["gate, s", "orbitals, s", "guess, s", "peak MB", "SCF's integrals", "first build, s", "cycle, s"]
+    return markdown([*header, "peak MB", "guess / cycle"], lines)
 
 
 def main() -> None:
@@ -211,8 +198,8 @@ def main() -> None:
     if not a.summary_only:
         if a.data is None:
             parser.error("give structures with --data")
-        molecules = [m for m in read_npz(a.data) if m.covered and m.closed_shell and m.n_atoms <= a.max_atoms]
-        molecules = [m for m in molecules if any(fnmatch(m.name, pattern) for pattern in a.names)]
+        molecules = [m for m in named(read_npz(a.data), a.names) if m.covered and m.closed_shell]
+        molecules = [m for m in molecules if m.n_atoms <= a.max_atoms]
         molecules.sort(key=lambda m: m.n_atoms)
         done = {row.key for row in rows}
         jobs = [Job(m, part, a.threads, a.max_memory) for m in molecules for part in a.parts]
