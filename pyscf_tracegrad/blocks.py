@@ -7,7 +7,6 @@ are those that unnatural parity asks for.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import cast
 
 import torch
 from e3nn import o3
@@ -45,10 +44,11 @@ def scatter_blocks(site: Tensor, pair: Tensor, edge_index: Tensor, ao_slots: Ten
     return matrix.view(nao + 1, nao + 1)[:nao, :nao]
 
 
-def zero_weights(layers: Iterable[nn.Module]) -> None:
-    """Start a decoder at zero: an untrained model then predicts the mean correction of the training set."""
+def start_at_zero(layers: Iterable[nn.Module]) -> None:
+    """Start a decoder at zero: an untrained model then predicts F_ref, or the mean correction of its training set."""
     for layer in layers:
-        nn.init.zeros_(cast(nn.Linear, layer).weight)
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)
 
 
 class PairEmbedding(nn.Module):
@@ -99,7 +99,7 @@ class PairDecoder(nn.Module):
         self.left = nn.ModuleList(nn.Linear(w, products, bias=False) for w in widths)
         self.right = nn.ModuleList(nn.Linear(w, products, bias=False) for w in widths)
         self.odd = nn.Linear(products * l_max, basis.counts[-1], bias=False)
-        zero_weights([*self.maps, self.odd])
+        start_at_zero([*self.maps, self.odd])
 
     def forward(self, feature: Tensor) -> Tensor:
         scalars, *others = feature.split(self.table.m_sizes, 1)
@@ -166,7 +166,7 @@ class SiteDecoder(nn.Module):
             self.paths.append([] if natural else self._odd_paths(l))
             width = 2 * channels if natural else products * len(self.paths[-1])
             self.maps.append(nn.Linear(width, count, bias=natural and l == 0))
-        zero_weights(self.maps)
+        start_at_zero(self.maps)
 
     def _odd_paths(self, big: int) -> list[tuple[int, int, Constant]]:
         """Up to two couplings (l1, l2) -> big of odd l1 + l2 + big, with their Wigner-3j symbols."""

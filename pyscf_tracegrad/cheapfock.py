@@ -21,6 +21,7 @@ from pyscf.dft import numint
 from pyscf.scf import hf, rohf, uhf
 
 from pyscf_tracegrad.blas import one_blas_thread
+from pyscf_tracegrad.config import MAX_STEPS
 from pyscf_tracegrad.density import Factor, spin_factors
 from pyscf_tracegrad.directjk import DirectJK
 from pyscf_tracegrad.gridxc import GridXC
@@ -75,7 +76,7 @@ class CheapFock:
         grid_level: int = 1,
         auxbasis: Any = None,
         hcore: Array | None = None,
-        keep_ao_after: int = 3,
+        keep_ao_after: int = MAX_STEPS + 1,
         with_df: Any = None,
         solvent_of: Any = None,
         own_jk: bool = False,

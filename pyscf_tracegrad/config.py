@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
-MAX_STEPS = 2  # damped steps of the reference
+MAX_STEPS = 3  # steps of the reference after F0
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,10 @@ class ReferenceSettings:
     """What F_ref a model was trained on; stored in its checkpoint.
 
     strategy: `minao` (cheap Fock builds from PySCF's minao density) or `sap` (no Fock build).
-    steps: damped steps after F0, 0 to 2; each costs one cheap build and halves what the network has to learn.
-    damping: a_1, a_2 of the steps.
+    steps: steps after F0, 0 to 3; each costs one cheap build and leaves the network less to learn.
+    damping: a_1, a_2, a_3 of the steps; at least as many as there are steps.
+    mixing: `damped` goes on from the last step; `anderson` takes the last step from the combination of all of them
+        whose response is smallest (`anderson.py`).
     xc: functional of the reference, that of the labels.
     grid_level: PySCF grid level of the cheap operator; 0 is too noisy (2e-5 hartree between orientations).
     gauge: take the S-component of the last response undamped; matters for the matrix, not for the density.
@@ -26,7 +28,8 @@ class ReferenceSettings:
 
     strategy: Literal["minao", "sap"] = "minao"
     steps: int = 1
-    damping: tuple[float, float] = (0.4, 0.3)
+    damping: tuple[float, ...] = (0.4, 0.3, 0.35)
+    mixing: Literal["damped", "anderson"] = "damped"
     xc: str = "b3lyp"
     grid_level: int = 1
     gauge: bool = True
@@ -36,7 +39,11 @@ class ReferenceSettings:
         if self.strategy not in ("minao", "sap"):
             raise ValueError(f"reference strategy {self.strategy!r} is unknown: use 'minao' or 'sap'")
         if not 0 <= self.steps <= MAX_STEPS:
-            raise ValueError(f"the reference takes 0 to {MAX_STEPS} damped steps, not {self.steps}")
+            raise ValueError(f"the reference takes 0 to {MAX_STEPS} steps, not {self.steps}")
+        if len(self.damping) < self.steps:
+            raise ValueError(f"damping of the reference needs a number for each of {self.steps} steps: {self.damping}")
+        if self.mixing not in ("damped", "anderson"):
+            raise ValueError(f"mixing of the reference is 'damped' or 'anderson', not {self.mixing!r}")
         if self.strategy == "sap" and self.steps:
             raise ValueError("the 'sap' reference makes no Fock build: set steps = 0")
 
@@ -58,6 +65,9 @@ class ModelConfig:
     radial: number of radial functions of a distance.
     cutoff: bohr; pairs beyond it keep the reference. Must cover what the damped steps leave over.
     message_scale: bohr; width of the Gaussian that damps messages with distance. Not used by `qhnet`.
+    centre: begin from the mean correction of the training set, by element and distance, instead of from F_ref. For
+        references that are far off (`sap`), or none; near the answer the means of single elements fit together so
+        badly that they are worse than nothing (ov 6e-4 instead of 1.2e-4 before the first step).
     inputs: which matrices the network sees as blocks: `all` (F_ref and the responses G), `reference` (F_ref alone), or
         `none` (elements, charge and positions only, as the published networks).
     invariants: quadratic invariants of TraceGrad (paper: 1024); cost is linear in it.
@@ -74,6 +84,7 @@ class ModelConfig:
     radial: int = 32
     cutoff: float = 20.0
     message_scale: float = 9.0
+    centre: bool = False
     inputs: Literal["all", "reference", "none"] = "all"
     invariants: int = 128
     gradient: bool = True

@@ -32,8 +32,15 @@ def _from_1(data: Content) -> Content:
     return data | {"config": config, "state": _renamed(data["state"]), "version": 2}
 
 
-_STEPS: dict[int, Callable[[Content], Content]] = {1: _from_1}
-VERSION = 2
+def _from_2(data: Content) -> Content:
+    """2 -> 3: references may be mixed, and dF need not be centred."""
+    config = dict(data["config"])
+    config |= {"reference": config["reference"] | {"mixing": "damped"}, "centre": True}
+    return data | {"config": config, "version": 3}
+
+
+_STEPS: dict[int, Callable[[Content], Content]] = {1: _from_1, 2: _from_2}
+VERSION = 3
 
 
 def upgrade(data: Content) -> Content:

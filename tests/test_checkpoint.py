@@ -78,7 +78,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 def test_wrong_version(saved: Path) -> None:
     rewrite(saved, version=99)
-    with pytest.raises(CheckpointError, match="format version 99, this release reads versions 1 to 2"):
+    with pytest.raises(CheckpointError, match="format version 99, this release reads versions 1 to 3"):
         load_checkpoint(saved)
 
 
@@ -129,13 +129,17 @@ def test_shipped_weights_are_small_and_have_a_card() -> None:
     assert load_model().checkpoint.basis == "def2-svp"
 
 
-def test_a_file_of_format_1_predicts_as_it_did() -> None:
-    """Written by the release that made format 1, with its output for numbers that no library rounds differently."""
-    checkpoint = load_checkpoint(FIXTURES / "model_v1.pt")
-    assert checkpoint.metadata == {"note": "format 1"}
-    assert checkpoint.model.config.gradient
-    assert checkpoint.model.config.traces
-    with np.load(FIXTURES / "model_v1_blocks.npz") as expected:
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_of_an_older_format_predicts_as_it_did(version: int) -> None:
+    """Written by the release that made the format, with its output for numbers that no library rounds differently."""
+    checkpoint = load_checkpoint(FIXTURES / f"model_v{version}.pt")
+    assert checkpoint.metadata == {"note": f"format {version}"}
+    config = checkpoint.model.config
+    assert config.gradient
+    assert config.traces
+    assert config.centre
+    assert config.reference.mixing == "damped"
+    with np.load(FIXTURES / f"model_v{version}_blocks.npz") as expected:
         n, edges = len(expected["site"]), [[0, 0, 1], [1, 2, 2]]
 
         def waves(*shape: int) -> torch.Tensor:

@@ -19,9 +19,9 @@ from training.evaluate import occupied_virtual_error
 SAP = ReferenceSettings("sap", steps=0)
 
 
-@pytest.mark.parametrize("steps", [0, 1, 2])
+@pytest.mark.parametrize("steps", [0, 1, 2, 3])
 def test_damped_steps_follow_the_formula(formaldehyde: gto.Mole, steps: int) -> None:
-    settings = ReferenceSettings(steps=steps, damping=(0.4, 0.3), gauge=False)
+    settings = ReferenceSettings(steps=steps, damping=(0.4, 0.3, 0.2), gauge=False)
     result = build_reference(formaldehyde, settings)
     cheap = CheapFock(formaldehyde, "b3lyp", 1)
     fock = cheap(hf.init_guess_by_minao(formaldehyde))
@@ -29,30 +29,31 @@ def test_damped_steps_follow_the_formula(formaldehyde: gto.Mole, steps: int) -> 
     for k in range(steps):
         response = cheap(fermi_density(fock, cheap.overlap, formaldehyde.nelec, 0.01)) - fock
         assert np.abs(result.responses[k] - response).max() < 1e-10
-        fock = fock + (0.4, 0.3)[k] * response
+        fock = fock + (0.4, 0.3, 0.2)[k] * response
     assert np.abs(result.fock - fock).max() < 1e-10
     assert result.cheap is not None
     assert result.cheap.builds == 1 + steps
     assert set(result.seconds) == {"set-up", "F0", "G"}
 
 
-def test_combine_serves_fewer_steps_from_the_same_responses(water: gto.Mole) -> None:
-    """What the cache of the training relies on: F0 and two responses give every number of steps."""
-    full = build_reference(water, ReferenceSettings(steps=2))
+@pytest.mark.parametrize("mixing", ["damped", "anderson"])
+def test_combine_serves_fewer_steps_from_the_same_responses(water: gto.Mole, mixing: Any) -> None:
+    """What the cache of the training relies on: F0 and three responses give every number of steps, however mixed."""
+    full = build_reference(water, ReferenceSettings(steps=3))
     initial = build_reference(water, ReferenceSettings(steps=0)).fock
-    for steps in range(3):
-        settings = ReferenceSettings(steps=steps)
+    for steps in range(4):
+        settings = ReferenceSettings(steps=steps, mixing=mixing)
         expected = build_reference(water, settings).fock
-        assert np.abs(combine(initial, full.responses, full.overlap, settings) - expected).max() < 1e-10
+        assert np.abs(combine(initial, full.responses, full.overlap, settings, water.nelec) - expected).max() < 1e-10
 
 
 def test_gauge_step_takes_the_constant_of_the_response_in_full(water: gto.Mole) -> None:
     overlap = water.intor("int1e_ovlp")
     response = 0.07 * overlap
     settings = ReferenceSettings(steps=1, damping=(0.4, 0.3))
-    fock = combine(np.zeros_like(overlap), response[None], overlap, settings)
+    fock = combine(np.zeros_like(overlap), response[None], overlap, settings, water.nelec)
     assert np.abs(fock - response).max() < 1e-12
-    assert np.abs(gauge_step(np.zeros((0, *overlap.shape)), overlap, settings)).max() == 0
+    assert np.abs(gauge_step(response, overlap, settings) - 0.6 * response).max() < 1e-12
 
 
 def test_gauge_step_moves_no_density(water: gto.Mole) -> None:
@@ -108,11 +109,13 @@ def test_every_step_brings_the_density_nearer(every_element: gto.Mole) -> None:
     assert mf.converged
     overlap, converged = mf.get_ovlp(), mf.get_fock()
     errors = []
-    for steps in range(3):
+    for steps in range(4):
         fock = build_reference(every_element, ReferenceSettings(steps=steps)).fock
         errors.append(occupied_virtual_error(fock, converged, overlap, every_element.nelectron // 2))
     assert errors[1] < 0.5 * errors[0]
-    assert errors[2] < errors[1]
+    assert errors[3] < errors[2] < errors[1]
+    mixed = build_reference(every_element, ReferenceSettings(steps=3, mixing="anderson")).fock
+    assert occupied_virtual_error(mixed, converged, overlap, every_element.nelectron // 2) < errors[3]
 
 
 def test_symmetric_molecule_stays_symmetric() -> None:
@@ -127,8 +130,10 @@ def test_symmetric_molecule_stays_symmetric() -> None:
     ("keywords", "message"),
     [
         ({"strategy": "huckel"}, "strategy 'huckel' is unknown"),
-        ({"steps": 3}, "0 to 2 damped steps, not 3"),
-        ({"steps": -1}, "0 to 2 damped steps, not -1"),
+        ({"steps": 4}, "0 to 3 steps, not 4"),
+        ({"steps": -1}, "0 to 3 steps, not -1"),
+        ({"steps": 3, "damping": (0.4, 0.3)}, r"a number for each of 3 steps: \(0.4, 0.3\)"),
+        ({"mixing": "pulay"}, "'damped' or 'anderson', not 'pulay'"),
         ({"strategy": "sap"}, "makes no Fock build"),
     ],
 )

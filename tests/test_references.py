@@ -22,7 +22,7 @@ def test_cached_is_computed(strategy: str, steps: int, tmp_path: Path) -> None:
     folder = cache_folder(labels.theory, settings, tmp_path)
     expected = build_reference(labels[0].molecule("def2-svp"), settings)
     for _ in range(2):  # computed, then read
-        found = cached_reference(labels[0], "def2-svp", settings, folder).reference(settings)
+        found = cached_reference(labels[0], "def2-svp", settings, folder).reference(settings, labels[0].nelec)
         assert found.responses.shape == (steps, 24, 24)
         assert np.abs(found.fock - expected.fock).max() < 1e-6  # responses are kept in float32
         assert np.abs(found.responses - expected.responses).max(initial=0.0) < 1e-6

@@ -234,7 +234,7 @@ def test_settings_and_facts_are_told(page: Page) -> None:
     settings = dict(row for row in tables(page)["setting", "value"])
     assert settings["channels"] == "8"
     assert settings["reference.strategy"] == "minao"
-    assert settings["reference.damping"] == "0.4, 0.3"
+    assert settings["reference.damping"] == "0.4, 0.3, 0.35"
 
 
 def test_page_without_a_log_says_so(run: Path, label_file: Path, cache: Path, tmp_path: Path) -> None:

@@ -166,18 +166,18 @@ def run_study(folder: Path, labels: Path, *options: str) -> str:
 def test_a_study_in_slices(labels: Path, tmp_path: Path) -> None:
     """Stopped at once, it says what is missing; run again, it trains and scores all arms and writes the table."""
     options = ("references", "--seeds", "1", "--scf", "1")
-    assert "0 of 5 trials are trained" in run_study(tmp_path, labels, *options, "--minutes", "0")
+    assert "0 of 9 trials are trained" in run_study(tmp_path, labels, *options, "--minutes", "0")
     run_study(tmp_path, labels, "references", "--seeds", "1", "--scf", "0")
     before = (tmp_path / "out" / "scores.csv").read_text().splitlines()
     whole = run_study(tmp_path, labels, *options)  # now with cycles of one molecule
-    assert "5 of 5 trials are trained" in whole
+    assert "9 of 9 trials are trained" in whole
     after = (tmp_path / "out" / "scores.csv").read_text().splitlines()
     assert after[: len(before)] == before
-    assert len(after) == len(before) + 4 + 5  # F_ref of four references and five models, of one of two molecules
-    assert len(list(tmp_path.glob("out/trials/*/model.pt"))) == 5
+    assert len(after) == len(before) + 6 + 9  # F_ref of six references and nine models, of one of two molecules
+    assert len(list(tmp_path.glob("out/trials/*/model.pt"))) == 9
     table = (tmp_path / "out" / "references.md").read_text()
     assert table.strip() in whole
-    for arm in ("hcore + SAP", "F0", "one step, G not input", "one step", "two steps"):
+    for arm in ("hcore + SAP, centred", "F0, centred", "one step, G not input", "two steps", "three steps, mixed"):
         (line,) = [line for line in table.splitlines() if line.startswith(f"| {arm} |")]
         ov, before = float(line.split("|")[8]), float(line.split("|")[11])
         assert ov > 0

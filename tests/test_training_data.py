@@ -33,7 +33,7 @@ def plain(path: Path, folder: Path) -> list[FockData]:
     return [
         make_data(
             label,
-            cached_reference(label, "def2-svp", MODEL.reference, place).reference(MODEL.reference),
+            cached_reference(label, "def2-svp", MODEL.reference, place).reference(MODEL.reference, label.nelec),
             TABLE,
             MODEL,
             "def2-svp",

@@ -165,7 +165,7 @@ class _Source:
                     label = labels[k]
                 except LabelError as error:
                     raise LabelError(f"{labels.path}: {error}") from None
-                reference = cached_reference(label, theory.basis, settings, folder).reference(settings)
+                reference = cached_reference(label, theory.basis, settings, folder).reference(settings, label.nelec)
                 made.append(make_data(label, reference, self.table, self.model, theory.basis))
         return made
 

@@ -65,6 +65,12 @@ class Label:
         if not (np.isfinite(self.fock).all() and np.isfinite(self.positions).all()):
             raise LabelError(f"{self.name}: the label holds NaN or infinite numbers; remove it or label it again")
 
+    @property
+    def nelec(self) -> tuple[int, int]:
+        """Electrons of each spin, closed shell."""
+        pairs = (int(self.atomic_numbers.sum()) - self.charge) // 2
+        return pairs, pairs
+
     def molecule(self, basis: str) -> gto.Mole:
         """The molecule as a PySCF `Mole`, silent."""
         atoms = [(int(z), x) for z, x in zip(self.atomic_numbers, self.positions, strict=True)]

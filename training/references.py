@@ -1,7 +1,8 @@
 """Reference matrices of a label file, computed once and cached: `python -m training.references --labels FILE... `.
 
 The cache holds one small file per molecule, written atomically, so that an interrupted run goes on where it stopped and
-several runs may share it. F0 and both responses are stored: every number of damped steps is served by the same cache.
+several runs may share it. F0 and all responses are stored: every number of steps, mixed or not, is served by the same
+cache, as long as the damping in between is the same.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pyscf_tracegrad.reference import Reference, build_reference, combine
 from training.labels import Label, LabelFile, Theory
 
 CACHE = Path("runs/references")
+_DAMPING = ReferenceSettings().damping
 
 
 @dataclass(frozen=True)
@@ -34,25 +36,27 @@ class CachedReference:
     responses: NDArray[np.float32]
     overlap: NDArray[np.float64]
 
-    def reference(self, settings: ReferenceSettings) -> Reference:
-        """F_ref after the number of damped steps that `settings` names."""
+    def reference(self, settings: ReferenceSettings, nelec: tuple[int, int]) -> Reference:
+        """F_ref after the number of steps that `settings` names; nelec: electrons of each spin."""
         overlap = lib.unpack_tril(self.overlap)
         unpacked = [lib.unpack_tril(packed.astype(np.float64)) for packed in self.responses[: settings.n_responses]]
         responses = np.array(unpacked).reshape(-1, *overlap.shape)  # PySCF does not unpack an array of none
-        fock = combine(lib.unpack_tril(self.initial), responses, overlap, settings)
+        fock = combine(lib.unpack_tril(self.initial), responses, overlap, settings, nelec)
         return Reference(fock, responses, overlap)
 
 
 def cache_folder(theory: Theory, settings: ReferenceSettings, root: Path = CACHE) -> Path:
-    """Folder for references of these settings; neither the number of steps nor the gauge step is part of its name."""
+    """Folder for references of these settings; of the steps only the damping in between is part of its name."""
     general = _stored(settings)
     key = hashlib.sha256(f"{theory} {general}".encode()).hexdigest()[:10]
     return root / f"{settings.strategy}-{key}"
 
 
 def _stored(settings: ReferenceSettings) -> ReferenceSettings:
-    """The settings that a cache is made with: all responses, gauge left to the reader."""
-    return dataclasses.replace(settings, steps=MAX_STEPS if settings.strategy == "minao" else 0, gauge=False)
+    """The settings that a cache is made with: all responses; what is made of them is left to the reader."""
+    between = (*settings.damping, *_DAMPING[len(settings.damping) :])[: MAX_STEPS - 1]
+    steps = MAX_STEPS if settings.strategy == "minao" else 0
+    return dataclasses.replace(settings, steps=steps, gauge=False, mixing="damped", damping=(*between, 0.0))
 
 
 def _fingerprint(label: Label) -> str:
@@ -68,11 +72,9 @@ def cached_reference(label: Label, basis: str, settings: ReferenceSettings, fold
             return CachedReference(data["initial"], data["responses"], data["overlap"])
     except (OSError, ValueError, KeyError):
         pass
-    general = _stored(settings)
-    result = build_reference(label.molecule(basis), general)
-    initial = result.fock - combine(np.zeros_like(result.fock), result.responses, result.overlap, general)
+    result = build_reference(label.molecule(basis), _stored(settings))
     packed = CachedReference(
-        lib.pack_tril(initial),
+        lib.pack_tril(result.pairs[0].fock if result.pairs else result.fock),
         np.array([lib.pack_tril(g) for g in result.responses], dtype=np.float32),
         lib.pack_tril(result.overlap),
     )

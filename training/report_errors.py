@@ -57,7 +57,7 @@ def measure_molecule(checkpoint: Checkpoint, label: Label, folder: Path) -> Mole
     settings = checkpoint.model.config
     mol = label.molecule(checkpoint.basis)
     cached = cached_reference(label, checkpoint.basis, settings.reference, folder)
-    reference = cached.reference(settings.reference)
+    reference = cached.reference(settings.reference, label.nelec)
     fock, target = network_fock(checkpoint, mol, reference), label.full_fock()
     atoms, n_occupied = atoms_of_aos(mol), mol.nelectron // 2
     return MoleculeErrors(

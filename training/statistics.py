@@ -34,12 +34,14 @@ class _Sums:
         np.add.at(self.first, cells, rows)
         np.add.at(self.second, cells, rows**2)
 
-    def moments(self, cell: tuple[int | slice, ...], n_mean: int) -> tuple[Array, Array]:
-        """Mean of the first n_mean columns, and mean square about it, pooled over a cell (or a slice of cells)."""
+    def moments(self, cell: tuple[int | slice, ...], n_mean: int, centred: bool) -> tuple[Array, Array]:
+        """Mean of the first n_mean columns, 0 unless centred, and mean square about it, pooled over a cell (or a slice
+        of cells).
+        """
         axes = tuple(range(self.count[cell].ndim))
         count = max(self.count[cell].sum(), 1.0)
         mean = self.first[cell].sum(axis=axes) / count
-        mean[n_mean:] = 0.0
+        mean[n_mean if centred else 0 :] = 0.0
         return mean[:n_mean], np.maximum(self.second[cell].sum(axis=axes) / count - mean**2, 0.0)
 
 
@@ -49,18 +51,18 @@ def _pool(square: Array, distinct: NDArray[np.int64]) -> Array:
     return np.sqrt(np.asarray(total / np.bincount(distinct)))
 
 
-def _site_moments(sums: _Sums, basis: SiteBasis) -> tuple[Array, Array]:
+def _site_moments(sums: _Sums, basis: SiteBasis, centred: bool) -> tuple[Array, Array]:
     n_elements = len(sums.count)
     mean = np.zeros((n_elements, basis.n_scalars))
     rms = np.ones((n_elements, basis.distinct.max() + 1))
     for element in range(n_elements):
         if sums.count[element] >= 2:
-            mean[element], square = sums.moments((element,), basis.n_scalars)
+            mean[element], square = sums.moments((element,), basis.n_scalars, centred)
             rms[element] = _pool(square, basis.distinct)
     return mean, np.maximum(rms, _SITE_FLOOR)
 
 
-def _pair_moments(sums: _Sums, basis: PairBasis) -> tuple[Array, Array]:
+def _pair_moments(sums: _Sums, basis: PairBasis, centred: bool) -> tuple[Array, Array]:
     n_kinds, bins = sums.count.shape
     even = basis.counts[0]
     mean = np.zeros((n_kinds, bins, even))
@@ -71,14 +73,14 @@ def _pair_moments(sums: _Sums, basis: PairBasis) -> tuple[Array, Array]:
             for reach in range(bins):
                 cell = (kinds, slice(max(0, b - reach), b + reach + 1))
                 if sums.count[cell].sum() >= _ENOUGH or reach == bins - 1:
-                    mean[kind, b], square = sums.moments(cell, even)
+                    mean[kind, b], square = sums.moments(cell, even, centred)
                     rms[kind, b] = _pool(square, basis.distinct)
                     break
     return mean, np.maximum(rms, _PAIR_FLOOR)
 
 
 def fit_standardisation(model: FockModel, data: Sequence[Data], batch_size: int = 16) -> None:
-    """Set the moments of a model's inputs and output to those of a training set."""
+    """Set the moments of a model's inputs and output to those of a training set; without `centre` dF has no mean."""
     site, pair = site_basis(model.shells), pair_basis(model.shells)
     n = model.n_elements
     bins = n_bins(model.config.cutoff)
@@ -104,4 +106,6 @@ def fit_standardisation(model: FockModel, data: Sequence[Data], batch_size: int 
                 site_sums[k].add((element,), site_rows[:, k].double().numpy())
                 pair_sums[k].add(cells, pair_rows[:, k].double().numpy())
     for k, standardiser in enumerate([*model.inputs, model.output]):
-        standardiser.load_moments(Moments(*_site_moments(site_sums[k], site), *_pair_moments(pair_sums[k], pair)))
+        centred = model.config.centre or k < fields
+        site_moments = _site_moments(site_sums[k], site, centred)
+        standardiser.load_moments(Moments(*site_moments, *_pair_moments(pair_sums[k], pair, centred)))

@@ -35,7 +35,7 @@ class ElementWeights(nn.Module):
 
     Computed once per element (ends = 1) or ordered pair of elements (ends = 2) that occurs. In evaluation without
     gradients they are kept for the next call, until `train()` or a change of the parameters that made them. They start
-    at zero: an untrained model predicts the mean correction of the training set.
+    at zero: an untrained model predicts F_ref, or the mean correction of its training set.
     """
 
     def __init__(self, ends: int, channels: int, n_weights: int, n_biases: int) -> None:

@@ -52,7 +52,8 @@ class Task:
 
 def reference_route(settings: ReferenceSettings) -> str:
     """Name of the rows of F_ref alone."""
-    return f"{settings.strategy} {settings.steps}"
+    mixed = " mixed" if settings.mixing == "anderson" else ""
+    return f"{settings.strategy} {settings.steps}{mixed}"
 
 
 def candidates(place: Place, trials: Sequence[Trial]) -> list[Candidate]:
@@ -105,7 +106,7 @@ def score_molecule(task: Task) -> list[Row]:
         for candidate in task.candidates:
             settings = candidate.reference
             folder = cache_folder(theory, settings)
-            reference = cached_reference(label, theory.basis, settings, folder).reference(settings)
+            reference = cached_reference(label, theory.basis, settings, folder).reference(settings, label.nelec)
             fock = reference.fock
             if candidate.model is not None:
                 fock = network_fock(_model(candidate.model), mol, reference)

@@ -78,20 +78,30 @@ def ablation(base: RunConfig, seeds: int) -> list[Trial]:
 
 
 def references(base: RunConfig, seeds: int) -> list[Trial]:
-    """hcore + SAP, F0, one damped step without and with G as input, two damped steps; TraceGrad and ov loss."""
-    kinds: tuple[tuple[str, ReferenceSettings, Literal["all", "reference"]], ...] = (
-        ("hcore + SAP", ReferenceSettings("sap", steps=0, xc=base.model.reference.xc), "all"),
-        ("F0", dataclasses.replace(base.model.reference, steps=0), "all"),
-        ("one step, G not input", dataclasses.replace(base.model.reference, steps=1), "reference"),
-        ("one step", dataclasses.replace(base.model.reference, steps=1), "all"),
-        ("two steps", dataclasses.replace(base.model.reference, steps=2), "all"),
+    """hcore + SAP, and zero to three damped steps after F0, the last of them mixed or not; with and without the mean
+    correction to begin from, and with and without G as input. TraceGrad and ov loss.
+    """
+
+    def steps(n: int, mixing: Literal["damped", "anderson"] = "damped") -> ReferenceSettings:
+        return dataclasses.replace(base.model.reference, steps=n, mixing=mixing)
+
+    plain, centred = (dataclasses.replace(base.model, centre=centre) for centre in (False, True))
+    kinds = (
+        ("hcore + SAP, centred", centred, ReferenceSettings("sap", steps=0, xc=base.model.reference.xc)),
+        ("F0, centred", centred, steps(0)),
+        ("one step", plain, steps(1)),
+        ("one step, G not input", dataclasses.replace(plain, inputs="reference"), steps(1)),
+        ("two steps, centred", centred, steps(2)),
+        ("two steps", plain, steps(2)),
+        ("three steps", plain, steps(3)),
+        ("three steps, mixed, centred", centred, steps(3, "anderson")),
+        ("three steps, mixed", plain, steps(3, "anderson")),
     )
     loss = dataclasses.replace(base.loss, trace=LAMBDA)
     trials = []
     for seed in range(seeds):
-        for arm, reference, inputs in kinds:
-            model = dataclasses.replace(base.model, reference=reference, inputs=inputs)
-            trials.append(Trial(arm, _with(base, seed, model, loss)))
+        for arm, model, reference in kinds:
+            trials.append(Trial(arm, _with(base, seed, dataclasses.replace(model, reference=reference), loss)))
     return trials
 
 
