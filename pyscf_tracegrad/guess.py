@@ -21,6 +21,7 @@ from pyscf_tracegrad.directjk import DirectJK
 from pyscf_tracegrad.domain import check_density, check_molecule, check_network, check_overlap, check_scf
 from pyscf_tracegrad.errors import BadMolecule, OutsideDomain, TracegradError
 from pyscf_tracegrad.gate import Gate, measure
+from pyscf_tracegrad.laststep import last_step
 from pyscf_tracegrad.options import GuessOptions, Refine, Transfer
 from pyscf_tracegrad.options import Start as StartName
 from pyscf_tracegrad.refine import Refined, refine, schedule_for
@@ -44,10 +45,15 @@ _DEGENERATE = 3e-3
 
 @dataclass(frozen=True)
 class Guess:
-    """A density in the shape of its calculation, and how it came about."""
+    """A density in the shape of its calculation, and how it came about.
+
+    fock: Fock matrix that it was made of, hartree, in the form of the calculation; None where it was refined, or where
+    there was none.
+    """
 
     dm: Any
     report: GuessReport
+    fock: Any = None
 
 
 def make_guess(
@@ -93,8 +99,11 @@ def _make(calculation: Calculation, options: GuessOptions, model: PretrainedMode
         seconds |= refined.seconds
         if options.refine == "auto":
             _check_refined(calculation, refined)
-    elif start.route == "reference":
-        _check_reference(calculation, start)
+    else:
+        if start.route == "reference":
+            _check_reference(calculation, start)
+        start = last_step(calculation, start)
+        seconds = dict(start.seconds)
     begin = time.perf_counter()
     dm = calculation.shaped((refined or start).state.dm)
     check_density(dm, calculation.shape)
@@ -116,7 +125,7 @@ def _make(calculation: Calculation, options: GuessOptions, model: PretrainedMode
         notes=notes,
         seconds=seconds,
     )
-    return Guess(dm, report)
+    return Guess(dm, report, start.fock if refined is None else None)
 
 
 def _check_refined(calculation: Calculation, refined: Refined) -> None:

@@ -11,6 +11,7 @@ there.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from pyscf.scf import hf
 
 from pyscf_tracegrad.calculation import Calculation, State
 from pyscf_tracegrad.cheapfock import CheapFock
-from pyscf_tracegrad.config import MAX_STEPS, ReferenceSettings
+from pyscf_tracegrad.config import ReferenceSettings
 from pyscf_tracegrad.density import diagonalise
 from pyscf_tracegrad.domain import check_network
 from pyscf_tracegrad.errors import OutsideDomain, UnsupportedBasis
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 GRID_LEVEL = 1
-STEPS = ReferenceSettings(steps=MAX_STEPS, gauge=False)  # the gauge step moves no density
+STEPS = ReferenceSettings(steps=2, gauge=False)  # the gauge step moves no density
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ class Start:
     """A first state of a calculation.
 
     cheap: operator of the calculation's functional, None where none was needed. pairs: what it was applied to, in the
-    form of the calculation. reference: F_ref where it serves alone. builds: cheap builds by other operators. signals,
-    notes, seconds: as in `GuessReport`.
+    form of the calculation. fock: Fock matrix that the state is of, in that form too; None where only a density is
+    known. reference: F_ref that it stands on. builds: cheap builds by other operators. signals, notes, seconds: as in
+    `GuessReport`.
     """
 
     route: Route
@@ -55,6 +57,7 @@ class Start:
     state: State
     cheap: CheapFock | None = None
     pairs: tuple[Pair, ...] = ()
+    fock: Array | None = None
     reference: Reference | None = None
     builds: int = 0
     signals: Signals | None = None
@@ -107,10 +110,11 @@ def _from_reference(
     seconds: dict[str, float] | None = None,
     signals: Signals | None = None,
 ) -> Start:
-    state = calculation.first_state(calculation.spread(reference.fock))
+    fock = calculation.spread(reference.fock)
     pairs = _spread(calculation, reference.pairs)
     times = reference.seconds if seconds is None else seconds
-    return Start("reference", "", state, reference.cheap, pairs, reference, signals=signals, notes=notes, seconds=times)
+    state, cheap = calculation.first_state(fock), reference.cheap
+    return Start("reference", "", state, cheap, pairs, fock, reference, signals=signals, notes=notes, seconds=times)
 
 
 def _spread(calculation: Calculation, pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
@@ -154,11 +158,13 @@ def _network(calculation: Calculation, options: GuessOptions, model: PretrainedM
         raise OutsideDomain(objection or "the model leaves ions to F_ref")
     if same_theory:
         begin = time.perf_counter()
-        state = calculation.first_state(calculation.spread(prediction.fock))
+        fock, reference = calculation.spread(prediction.fock), prediction.reference
+        state = calculation.first_state(fock)
         seconds["diagonalisation"] = time.perf_counter() - begin
-        pairs = _spread(calculation, prediction.reference.pairs)
-        return Start("network", "native", state, cheap, pairs, signals=signals, seconds=seconds)
-    return _transferred(calculation, options, _Answer(prediction, signals, cheap, seconds))
+        pairs = _spread(calculation, reference.pairs)
+        return Start("network", "native", state, cheap, pairs, fock, reference, signals=signals, seconds=seconds)
+    settings = checkpoint.model.config.reference
+    return _transferred(calculation, options, _Answer(prediction, signals, cheap, seconds, settings))
 
 
 def _knows_basis(model: PretrainedModel, mol: gto.Mole) -> bool:
@@ -187,17 +193,24 @@ def _gate(prediction: Prediction) -> tuple[Signals, str]:
 
 @dataclass(frozen=True)
 class _Answer:
-    """The network's answer in its own basis. cheap: the user's operator where that stands in the same basis."""
+    """The network's answer in its own basis. cheap: the user's operator where that stands in the same basis. settings:
+    of the F_ref that it corrects.
+    """
 
     prediction: Prediction
     signals: Signals
     cheap: CheapFock | None
     seconds: dict[str, float]
+    settings: ReferenceSettings
 
 
 def _transferred(calculation: Calculation, options: GuessOptions, answer: _Answer) -> Start:
     """The network's answer for another basis, functional or Hamiltonian."""
-    route = "fock" if options.transfer == "auto" else options.transfer
+    route = options.transfer
+    if route == "auto":
+        route = "fock" if answer.settings.strategy == "minao" else "density"
+    elif route == "fock" and answer.settings.strategy != "minao":
+        raise OutsideDomain("the model's F_ref makes no Fock build, so its correction has none to stand on elsewhere")
     mol, prediction = calculation.mol, answer.prediction
     builds = prediction.reference.cheap.builds if prediction.reference.cheap and answer.cheap is None else 0
     seconds = answer.seconds
@@ -213,8 +226,10 @@ def _transferred(calculation: Calculation, options: GuessOptions, answer: _Answe
     seconds = seconds | {"transfer": time.perf_counter() - begin}
     cheap = answer.cheap or calculation.cheap(GRID_LEVEL)
     begin = time.perf_counter()
-    reference = damped_steps(cheap, calculation.minao(), calculation.nelec, STEPS, {})
+    settings = dataclasses.replace(answer.settings, gauge=False)  # the same steps that dF is the correction of
+    reference = damped_steps(cheap, calculation.minao(), calculation.nelec, settings, {})
     seconds = seconds | {"reference": time.perf_counter() - begin}
-    state = calculation.first_state(calculation.spread(reference.fock) + correction)
-    pairs = _spread(calculation, reference.pairs)
-    return Start("network", route, state, cheap, pairs, builds=builds, signals=answer.signals, seconds=seconds)
+    fock = calculation.spread(reference.fock) + correction
+    state, pairs = calculation.first_state(fock), _spread(calculation, reference.pairs)
+    found = Start("network", route, state, cheap, pairs, fock, reference, builds=builds, seconds=seconds)
+    return dataclasses.replace(found, signals=answer.signals)

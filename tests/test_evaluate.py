@@ -220,11 +220,11 @@ def test_command_line_goes_on_and_refuses_other_files(
     monkeypatch.setattr(evaluate, "ProcessPoolExecutor", ThreadPoolExecutor)
     monkeypatch.setattr(evaluate, "_run", record)
     run("--scf", "none", "--routes", "reference")
-    run("--scf", "none")  # the network's row is missing, the reference's is there
+    run("--scf", "none")  # the reference's row is there, the others are missing
     run("--scf", "none")
-    assert [task.routes for task in ran] == [("reference",), ("network",)]
+    assert [task.routes for task in ran] == [("reference",), ("guess", "network")]
     rows = read_rows(tmp_path / "rows.csv", Row)
-    assert [r.route for r in rows] == ["reference", "network"]
+    assert [r.route for r in rows] == ["reference", "guess", "network"]
     assert "| neutral | network | 1 |" in capsys.readouterr().out
     with pytest.raises(ValueError, match="was made with --scf none; give the same or another --out"):
         run("--scf", "fitted")

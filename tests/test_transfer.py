@@ -6,12 +6,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from network_helpers import ao_matrix, random_rotation, rotated
+from network_helpers import TABLE, ao_matrix, random_rotation, rotated
 from pyscf import dft, gto
 from pyscf.scf import hf
 
 from pyscf_tracegrad import tracegrad_guess
+from pyscf_tracegrad.calculation import Calculation
+from pyscf_tracegrad.checkpoint import Checkpoint
+from pyscf_tracegrad.config import ModelConfig, ReferenceSettings
 from pyscf_tracegrad.density import diagonalise
+from pyscf_tracegrad.errors import OutsideDomain
+from pyscf_tracegrad.model import FockModel
+from pyscf_tracegrad.options import GuessOptions
+from pyscf_tracegrad.pretrained import PretrainedModel
+from pyscf_tracegrad.reference import build_reference
+from pyscf_tracegrad.starts import choose_start
 from pyscf_tracegrad.transfer import cross_overlap, native_molecule, project_density, transform_correction
 
 WATER = "O 0 0 0.1173; H 0 0.7572 -0.4692; H 0 -0.7572 -0.4692"
@@ -179,3 +188,29 @@ def test_network_beats_minao_in_other_bases(name: str, transfer: Any, refine: An
     assert report.transfer == ("fock" if transfer == "auto" else transfer)
     share = 1.0 if (transfer, refine) == ("density", False) else 0.1
     assert mf.energy_tot(dm) - mf.e_tot < share * (mf.energy_tot(mf.get_init_guess(key="minao")) - mf.e_tot)
+
+
+def untrained(**settings: Any) -> PretrainedModel:
+    """A model whose correction is zero."""
+    config = ModelConfig(reference=ReferenceSettings(**settings), channels=4, layers=1, invariants=4, trace_hidden=4)
+    model = FockModel(config, TABLE.degrees, len(TABLE.elements)).eval()
+    return PretrainedModel(Checkpoint(model, TABLE, "b3lyp", NATIVE, serve_ions=True))
+
+
+@pytest.mark.parametrize("settings", [{"steps": 1}, {"steps": 3, "mixing": "anderson"}])
+def test_a_correction_is_added_to_the_reference_that_it_was_trained_on(settings: dict[str, Any]) -> None:
+    """In the other basis, with as many steps and mixed alike."""
+    mol = molecule(basis="6-31g*")
+    options = GuessOptions(refine=False, transfer="fock", strict=True)
+    start = choose_start(Calculation(mol.RKS(xc="b3lyp"), mol), options, untrained(**settings))
+    assert start.fock is not None
+    reference = build_reference(mol, ReferenceSettings(**settings, gauge=False))
+    assert np.abs(start.fock - reference.fock).max() < 1e-8
+
+
+def test_a_correction_to_a_reference_without_builds_is_not_carried_over() -> None:
+    mf, model = molecule(basis="6-31g*").RKS(xc="b3lyp"), untrained(strategy="sap", steps=0)
+    _, report = tracegrad_guess(mf, model, strict=True, refine=False, report=True)
+    assert report.transfer == "density"
+    with pytest.raises(OutsideDomain, match="makes no Fock build"):
+        tracegrad_guess(mf, model, strict=True, refine=False, transfer="fock", start="network")

@@ -2,10 +2,12 @@
 
     python -m training.evaluate --labels FILE... [--model MODEL.pt] [--routes network reference] [--out RESULTS.csv]
 
-Errors are against the labels; `training/metrics.py` defines them. `network` is the whole model, `reference` is F_ref
-alone. `--scf exact` (default): cycles are those of PySCF at its default settings, minao's from the label file. `--scf
-fitted`: both are counted with density fitting and a level-1 grid, two to four times cheaper; `--scf coarse`: a level-0
-grid, five times cheaper than exact, for models whose ov error is well above 1e-4. `--scf none`: errors only.
+Errors are against the labels; `training/metrics.py` defines them. `network` is the model's matrix, `reference` is F_ref
+alone, `guess` the matrix that a guess without refinement hands over: that of the network after its last step, or that
+of F_ref where the gate objects. `--scf exact` (default): cycles are those of PySCF at its default settings, minao's
+from the label file. `--scf fitted`: both are counted with density fitting and a level-1 grid, two to four times
+cheaper; `--scf coarse`: a level-0 grid, five times cheaper than exact, for models whose ov error is well above 1e-4.
+`--scf none`: errors only.
 Results are written as they come; run again with the same `--out`, it goes on where it stopped.
 """
 
@@ -15,7 +17,7 @@ import argparse
 import csv
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,9 @@ from tqdm import tqdm
 from pyscf_tracegrad.checkpoint import Checkpoint
 from pyscf_tracegrad.density import aufbau, diagonalise, make_density
 from pyscf_tracegrad.graph import molecule_graph
-from pyscf_tracegrad.pretrained import correction, load_model
+from pyscf_tracegrad.guess import make_guess
+from pyscf_tracegrad.options import GuessOptions
+from pyscf_tracegrad.pretrained import PretrainedModel, correction, load_model
 from pyscf_tracegrad.reference import Reference, build_reference
 from training.cycles import NOT_RUN, SCF_CHOICES, CycleCounter, Scf
 from training.labels import Label, LabelFile
@@ -131,14 +135,19 @@ def evaluate_molecule(
     routes: Sequence[str] = ("network", "reference"),
     scf: Scf = "exact",
 ) -> list[Row]:
-    """Rows of one molecule, one per route: `network`, the model on top of F_ref, or `reference`, F_ref alone.
+    """Rows of one molecule, one per route: `network`, the model on top of F_ref, `reference`, F_ref alone, or `guess`,
+    what `tracegrad_guess(mf, refine=False)` hands over (raises OutsideDomain where that is minao).
 
     reference: made with the model's settings, by `build_reference` or from the cache (`references.cached_reference`).
     """
     mol = label.molecule(basis)
     counter = CycleCounter(label, mol, xc, scf)
-    focks = [network_fock(checkpoint, mol, reference) if route == "network" else reference.fock for route in routes]
-    return [evaluate_fock(fock, reference.overlap, route, counter) for route, fock in zip(routes, focks, strict=True)]
+    makers: dict[str, Callable[[], Array]] = {
+        "network": lambda: network_fock(checkpoint, mol, reference),
+        "reference": lambda: reference.fock,
+        "guess": lambda: make_guess(mol.RKS(xc=xc), GuessOptions(refine=False), PretrainedModel(checkpoint)).fock,
+    }
+    return [evaluate_fock(makers[route](), reference.overlap, route, counter) for route in routes]
 
 
 @dataclass(frozen=True)
@@ -256,7 +265,9 @@ def main() -> None:
     parser.add_argument("--labels", nargs="+", required=True, help="label files (HDF5)")
     parser.add_argument("--model", help="model file; the shipped one if not given")
     parser.add_argument("--split", default="val", choices=("val", "train"))
-    parser.add_argument("--routes", nargs="+", default=["network", "reference"], choices=("network", "reference"))
+    parser.add_argument(
+        "--routes", nargs="+", default=["guess", "network", "reference"], choices=("guess", "network", "reference")
+    )
     parser.add_argument("--out", type=Path, help="CSV of the rows; an existing one is continued")
     parser.add_argument("--limit", type=int, help="only so many molecules of each file")
     parser.add_argument("--workers", type=int, default=1, help="processes")

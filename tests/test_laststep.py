@@ -1,0 +1,80 @@
+"""The last step of an unrefined guess: its formula, whom it serves, and that it is worth its build."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from pyscf import gto
+
+from pyscf_tracegrad import tracegrad_guess
+from pyscf_tracegrad.anderson import mix
+from pyscf_tracegrad.calculation import Calculation
+from pyscf_tracegrad.density import aufbau, diagonalise, make_density
+from pyscf_tracegrad.guess import make_guess
+from pyscf_tracegrad.laststep import DAMPING, last_step
+from pyscf_tracegrad.options import GuessOptions
+from pyscf_tracegrad.starts import choose_start
+from training.metrics import occupied_virtual_error
+
+BARE = GuessOptions(refine=False)
+
+
+def starts(mf: Any, **options: Any) -> Any:
+    calculation = Calculation(mf, mf.mol)
+    before = choose_start(calculation, GuessOptions(refine=False, **options), None)
+    return before, last_step(calculation, before)
+
+
+def test_it_is_a_damped_step_from_the_mixed_matrix(formaldehyde: gto.Mole) -> None:
+    before, after = starts(formaldehyde.RKS(xc="b3lyp"))
+    cheap, ref = before.cheap, before.reference
+    fock = before.fock
+    response = cheap(before.state.dm) - fock
+    mixed, left = mix([*ref.inputs, fock], [*ref.responses, response], ref.overlap, formaldehyde.nelec)
+    assert np.abs(after.fock - mixed - DAMPING * left).max() < 1e-10
+    orbitals = diagonalise(after.fock, ref.overlap)
+    dm = make_density(orbitals, aufbau(len(orbitals.energies), formaldehyde.nelectron))
+    assert np.abs(after.state.dm - dm).max() < 1e-8
+
+
+@pytest.mark.parametrize("start", ["network", "reference"])
+def test_it_brings_the_next_matrix_nearer(every_element: gto.Mole, start: Any) -> None:
+    """What counts: the error after a cycle without DIIS. By more than half, for one build."""
+    mf = every_element.RKS(xc="b3lyp").density_fit()
+    mf.grids.level = 1
+    mf.kernel()
+    ovlp, goal = mf.get_ovlp(), mf.get_fock()
+    nexts = [mf.get_fock(dm=found.state.dm) for found in starts(every_element.RKS(xc="b3lyp"), start=start)]
+    errors = [occupied_virtual_error(fock, goal, ovlp, every_element.nelectron // 2) for fock in nexts]
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_it_is_one_cheap_build_and_is_reported(water: gto.Mole) -> None:
+    for mf, builds in ((water.RKS(xc="b3lyp"), 4), (water.UKS(xc="b3lyp"), 4), (water.RKS(xc="pbe"), 7)):
+        guess = make_guess(mf, BARE)
+        assert guess.report.cheap_builds == builds
+        assert guess.report.seconds["last step"] > 0
+        assert guess.fock is not None
+    report = tracegrad_guess(water.RKS(xc="b3lyp"), report=True)[1]
+    assert "last step" not in report.seconds  # a refined guess goes on by DIIS instead
+
+
+@pytest.mark.parametrize("options", [{"start": "minao"}, {"transfer": "density"}])
+def test_a_density_alone_is_left_as_it_is(options: dict[str, Any], water: gto.Mole) -> None:
+    before, after = starts(water.RKS(xc="pbe"), **options)
+    assert after is before
+
+
+def test_spins_and_shared_orbitals(water: gto.Mole) -> None:
+    oh = gto.M(atom="O 0 0 0; H 0 0 0.97", spin=1, basis="def2-svp", verbose=0)
+    for make in (lambda m: m.UKS(xc="b3lyp"), lambda m: m.ROKS(xc="b3lyp"), lambda m: m.GKS(xc="b3lyp")):
+        mf = make(oh)
+        dm, report = tracegrad_guess(mf, refine=False, report=True, strict=True)
+        assert report.route == "reference"
+        assert dm.shape == mf.get_init_guess(key="minao").shape
+    unrestricted = water.UKS(xc="b3lyp")
+    unrestricted.init_guess_breaksym = 0
+    closed, spread = (make_guess(m, BARE) for m in (water.RKS(xc="b3lyp"), unrestricted))
+    assert np.abs(spread.dm - 0.5 * closed.dm).max() < 1e-8
