@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import math
+import re
 import subprocess
 import sys
 import time
@@ -25,7 +27,8 @@ from training.acceleration.protocol import Protocol, ProtocolError, read_protoco
 from training.acceleration.ratios import Pair, failures, mean_of, pairs, saving
 from training.acceleration.report import colours_of, make_page, present
 from training.acceleration.runs import Row, Task, run_task
-from training.acceleration.sets import QH9_ACCELERATION, read_set
+from training.acceleration.sets import QH9_ACCELERATION, SNAPSHOTS, read_set
+from training.acceleration.targets import Targets
 from training.acceleration.work import RESULTS, chosen, make_tasks, read_results, without_failures
 from training.bench.molecules import Molecule
 from training.metrics import occupied_virtual_error
@@ -73,7 +76,7 @@ def test_the_recorder_sees_the_matrices_before_extrapolation() -> None:
 
 
 def test_the_converged_matrix_is_the_floor_and_minao_as_a_model_is_one() -> None:
-    rows = run_task(Task(WATER, HF, ("minao", "converged", "1e", "minao+refine")))
+    rows = run_task(Task(WATER, HF, ("minao", "converged", "1e", "minao+refine"))).rows
     by = {r.guess: r for r in rows}
     assert [r.guess for r in rows if r.error] == []
     assert by["converged"].steps == 0
@@ -85,7 +88,7 @@ def test_the_converged_matrix_is_the_floor_and_minao_as_a_model_is_one() -> None
     floor = saving(rows, "converged", "minao")
     assert (floor.achieved.mean, floor.error_level.n, floor.never) == (0.0, 0, ("water",))
     assert floor.cycles.mean == 1 / by["minao"].cycles
-    (model,) = run_task(Task(WATER, HF, ("minao",)))
+    (model,) = run_task(Task(WATER, HF, ("minao",))).rows
     same = saving([dataclasses.replace(model, guess="model"), *rows], "model", "minao")
     assert (same.achieved.mean, same.cycles.mean, same.builds.mean, same.total_cycles) == (1.0, 1.0, 1.0, 1.0)
 
@@ -94,8 +97,8 @@ def test_the_converged_matrix_is_the_floor_and_minao_as_a_model_is_one() -> None
 def test_guesses_that_share_take_the_same_cycles(regime: str) -> None:
     protocol = Protocol(xc="b3lyp", basis="sto-3g", grid_level=1, regime=regime)
     guesses = ("minao", "1e", "minao+refine")
-    apart = run_task(Task(WATER, protocol, guesses))
-    together = run_task(Task(WATER, dataclasses.replace(protocol, shared=True), guesses))
+    apart = run_task(Task(WATER, protocol, guesses)).rows
+    together = run_task(Task(WATER, dataclasses.replace(protocol, shared=True), guesses)).rows
     assert [r.error for r in together] == ["", "", ""]
     for one, other in zip(together, apart, strict=True):
         assert (one.guess, one.cycles, one.builds) == (other.guess, other.cycles, other.builds)
@@ -127,13 +130,13 @@ def test_integrals_and_grid_are_made_once(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_open_shells_and_what_raises_are_rows() -> None:
-    rows = run_task(Task(OH, HF, ("minao", "1e", "converged")))
+    rows = run_task(Task(OH, HF, ("minao", "1e", "converged"))).rows
     by = {r.guess: r for r in rows}
     assert by["minao"].converged
     assert by["1e"].energy == pytest.approx(by["minao"].energy, abs=1e-7)
     assert "for closed shells" in by["converged"].error
     assert {f.guess for f in failures(rows)} == {"converged"}
-    unknown = run_task(Task(OH, dataclasses.replace(HF, basis="nonsense"), ("minao", "1e")))
+    unknown = run_task(Task(OH, dataclasses.replace(HF, basis="nonsense"), ("minao", "1e"))).rows
     assert all(r.error and not r.converged and r.cycles == -1 for r in unknown)
 
 
@@ -239,6 +242,16 @@ def test_the_named_set_is_that_of_qh9() -> None:
     assert [int(m.name.split("_")[0]) for m in found] == list(QH9_ACCELERATION)
 
 
+def test_snapshots_are_of_molecules_that_were_never_seen() -> None:
+    found = read_set("snapshots-300k")
+    assert len(found) == 16
+    assert all(m.covered and m.charge == 0 and 13 <= m.n_atoms <= 20 for m in found)
+    indices = {int(k) for k in re.findall(r"QM9 (\d{6})", SNAPSHOTS.read_text())}
+    assert len(indices) == 16
+    with (SNAPSHOTS.parents[1] / "manifests/shipped.csv").open(newline="") as file:
+        assert not indices & {int(row["gdb_index"]) for row in csv.DictReader(file)}
+
+
 def test_molecules_are_chosen_by_name_and_size() -> None:
     molecules = [dataclasses.replace(WATER, name=name) for name in ("S66/01", "S66/02", "W4-11/h2o")] + [OH]
     assert [m.name for m in chosen(molecules, ["S66/*", "OH"], 0, 0)] == ["S66/01", "S66/02", "OH"]
@@ -247,14 +260,31 @@ def test_molecules_are_chosen_by_name_and_size() -> None:
     assert chosen(molecules, ["s66/*"], 0, 0) == []
 
 
-def test_tasks_are_what_is_missing() -> None:
-    rows = [row("water", "minao", 9), row("water", "1e", 9)]
-    (first, second) = make_tasks([WATER, OH], HF, ("minao", "1e", "atom"), 1, rows)
+def test_tasks_are_what_is_missing(tmp_path: Path) -> None:
+    rows, kept = [row("water", "minao", 9), row("water", "1e", 9)], Targets(tmp_path)
+    (first, second) = make_tasks([WATER, OH], HF, ("minao", "1e", "atom"), 1, rows, kept)
     assert (first.molecule.name, first.guesses) == ("water", ("minao", "atom"))  # minao again, as the target
     assert (second.molecule.name, second.guesses) == ("OH", ("minao", "1e", "atom"))
-    assert make_tasks([WATER], HF, ("minao", "1e"), 1, rows) == []
-    (repeat,) = make_tasks([WATER], HF, ("minao", "1e"), 2, rows)
+    assert make_tasks([WATER], HF, ("minao", "1e"), 1, rows, kept) == []
+    (repeat,) = make_tasks([WATER], HF, ("minao", "1e"), 2, rows, kept)
     assert (repeat.repeat, repeat.guesses) == (1, ("minao", "1e"))
+
+
+def test_a_kept_target_spares_the_first_guess(tmp_path: Path) -> None:
+    """The same errors as beside the run that it comes from; a broken file is no target."""
+    kept, slash = Targets(tmp_path), dataclasses.replace(WATER, name="S66/01: water")
+    outcome = run_task(Task(slash, HF, ("minao", "1e")))
+    assert outcome.target is not None
+    kept.write(slash.name, outcome.target)
+    (task,) = make_tasks([slash], HF, ("minao", "1e"), 1, outcome.rows[:1], kept)
+    assert task.guesses == ("1e",)
+    (alone,) = run_task(task).rows
+    assert alone.path == pytest.approx(outcome.rows[1].path, abs=1e-12)
+    (file,) = kept.folder.iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    assert kept.read(slash.name) is None
+    (task,) = make_tasks([slash], HF, ("minao", "1e"), 1, outcome.rows[:1], kept)
+    assert task.guesses == ("minao", "1e")
 
 
 def test_a_killed_worker_costs_one_molecule() -> None:
@@ -263,13 +293,13 @@ def test_a_killed_worker_costs_one_molecule() -> None:
 
     task = Task(WATER, HF, ("minao", "1e"))
     dead = SimpleNamespace(status="error", exception=lambda: KilledWorker("4 times"))
-    found = work._rows_of(task, dead)
+    found = work._outcome(task, dead).rows
     assert [r.guess for r in found] == ["minao", "1e"]
     assert all("out of memory? give more by --memory" in r.error for r in found)
     broken = SimpleNamespace(status="error", exception=lambda: ZeroDivisionError("x"))
-    assert work._rows_of(task, broken)[0].error == "ZeroDivisionError: x"
+    assert work._outcome(task, broken).rows[0].error == "ZeroDivisionError: x"
     with pytest.raises(ProtocolError, match="what was done is kept"):
-        work._rows_of(task, SimpleNamespace(status="cancelled"))
+        work._outcome(task, SimpleNamespace(status="cancelled"))
 
 
 def test_results_survive_a_cut(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from training.acceleration.protocol import Protocol, ProtocolError, read_protoco
 from training.acceleration.report import write_report
 from training.acceleration.runs import DEFAULT, KNOWN
 from training.acceleration.sets import NAMED, read_set
+from training.acceleration.targets import Targets
 from training.acceleration.work import (
     chosen,
     make_tasks,
@@ -82,7 +83,7 @@ def _run(a: argparse.Namespace) -> int:
         rows = read_results(a.out)
         if a.retry_failed:
             rows = without_failures(a.out, rows)
-        tasks = make_tasks(molecules, protocol, with_reference(a.guesses), a.repeats, rows)
+        tasks = make_tasks(molecules, protocol, with_reference(a.guesses), a.repeats, rows, Targets(a.out))
         if tasks:
             preload = ("training.acceleration.preload",)
             with connect(a.scheduler, min(a.workers, len(tasks)), a.threads, a.memory, preload) as workers:

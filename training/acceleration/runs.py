@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyscf_tracegrad.density import aufbau, diagonalise, make_density
+from pyscf_tracegrad.guess import make_guess
+from pyscf_tracegrad.options import GuessOptions
 from training.acceleration.instrument import Recorder, mean_error
 from training.acceleration.protocol import Protocol
 from training.acceleration.shared import SharedParts
@@ -98,14 +100,25 @@ class Row:
 
 @dataclass(frozen=True)
 class Task:
-    """All guesses of one molecule, in this order, in one process. The first one's converged Fock matrix is the target
-    of all errors, so it should be one that converges (`minao`).
+    """All guesses of one molecule, in this order, in one process.
+
+    target: converged Fock matrix that all errors are against, hartree. Without one it is that of the first guess, which
+    then should be one that converges (`minao`).
     """
 
     molecule: Molecule
     protocol: Protocol
     guesses: tuple[str, ...]
     repeat: int = 0
+    target: Array | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Rows of a task, and the converged Fock matrix that their errors are against; None where nothing converged."""
+
+    rows: list[Row]
+    target: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -140,23 +153,17 @@ def _of_fock(mf: Any, fock: Array | None) -> Array:
     return make_density(orbitals, aufbau(len(orbitals.energies), mf.mol.nelectron))
 
 
-def predicted(mf: Any, guess: str, protocol: Protocol, served: str, target: Array) -> float:
-    """Mean absolute error, hartree, of the Fock matrix that a guess predicts; nan where it predicts none.
+def predicted(mf: Any, guess: str, target: Array) -> float:
+    """Mean absolute error, hartree, of the Fock matrix whose orbitals a guess hands over; nan where there is none.
 
-    served: whether that is the network's matrix or F_ref. A model predicts at its own level of theory; at another one
-    its density is handed over, not its matrix. Made again here, outside of all times.
+    Made again here, outside of all times.
     """
     if guess == CONVERGED:
         return 0.0
-    if guess not in _PREDICTED or not served.startswith(("network", "reference")):
+    if guess not in _PREDICTED:
         return math.nan
-    from pyscf_tracegrad.pretrained import load_model  # needs torch
-
-    model = load_model()
-    if (model.checkpoint.xc, model.checkpoint.basis) != (protocol.xc, protocol.basis) or target.ndim != 2:
-        return math.nan
-    found = model.predict(mf.mol)
-    return mean_error(found.fock if served.startswith("network") else found.reference.fock, target)
+    found = make_guess(mf, GuessOptions(**GUESSES[guess])).fock
+    return math.nan if found is None or np.shape(found) != target.shape else mean_error(found, target)
 
 
 def run_guess(
@@ -183,7 +190,7 @@ def run_guess(
         matrices = recorder.matrices
         goal = matrices[-1] if target is None else target
         path = recorder.errors(goal)
-        prediction = predicted(mf, guess, task.protocol, start.fields["served"], goal)
+        prediction = predicted(mf, guess, goal)
         fields = start.fields | {
             "builds": int(mf.cycles) + 2 + start.fields["builds"],
             "prediction": path[0] if math.isnan(prediction) else prediction,
@@ -205,10 +212,10 @@ def run_guess(
     return row, matrices
 
 
-def run_task(task: Task) -> list[Row]:
+def run_task(task: Task) -> Outcome:
     """Rows of one molecule."""
     rows: list[Row] = []
-    target: Array | None = None
+    target = task.target
     shared = SharedParts() if task.protocol.shared else None
     for guess in task.guesses:
         row, matrices = run_guess(task, guess, target, shared)
@@ -218,4 +225,4 @@ def run_task(task: Task) -> list[Row]:
             target = matrices[-1]
     del shared
     gc.collect()
-    return rows
+    return Outcome(rows, target)

@@ -24,6 +24,11 @@ QH9_ACCELERATION = (
 )
 # fmt: on
 
+# One snapshot at 300 K each (GFN2-xTB Langevin dynamics, `data.prepare` with seed 300) of 16 QM9 molecules of 13 to 20
+# atoms: the first of a shuffled list (seed 300) of the test molecules of QH9-Dynamic-300k that neither trained nor
+# validated the shipped model.
+SNAPSHOTS = Path(__file__).resolve().parents[2] / "data/sets/snapshots300k.xyz"
+
 
 def _structures(source: Source, folder: Path) -> list[Molecule]:
     found = []
@@ -40,7 +45,14 @@ def _qh9_acceleration() -> list[Molecule]:
     return _structures(Source(kind="qm9", indices=QH9_ACCELERATION), Path())
 
 
-NAMED: dict[str, Callable[[], list[Molecule]]] = {"qh9-acceleration": _qh9_acceleration}
+def _snapshots() -> list[Molecule]:
+    return _structures(Source(kind="xyz", files=(SNAPSHOTS.name,)), SNAPSHOTS.parent)
+
+
+NAMED: dict[str, Callable[[], list[Molecule]]] = {
+    "qh9-acceleration": _qh9_acceleration,
+    "snapshots-300k": _snapshots,
+}
 
 
 def read_set(name: str) -> list[Molecule]:

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from data.cluster import Flow, Workers, was_killed
 from training.acceleration.protocol import Protocol, ProtocolError
-from training.acceleration.runs import Row, Task, run_task
+from training.acceleration.runs import Outcome, Row, Task, run_task
+from training.acceleration.targets import Targets
 from training.bench.common import message, warm_up
 from training.bench.molecules import Molecule, named
 from training.rows import append_rows, read_rows
@@ -25,11 +26,16 @@ _GONE = "the scheduler is gone, or was restarted; what was done is kept. Run the
 
 
 def make_tasks(
-    molecules: Sequence[Molecule], protocol: Protocol, guesses: Sequence[str], repeats: int, rows: Sequence[Row]
+    molecules: Sequence[Molecule],
+    protocol: Protocol,
+    guesses: Sequence[str],
+    repeats: int,
+    rows: Sequence[Row],
+    targets: Targets,
 ) -> list[Task]:
     """What has no row yet, repeat by repeat.
 
-    The first guess is run again with those that are missing: they are compared with its converged Fock matrix.
+    All errors are against the converged Fock matrix of the first guess; where that is not kept it is run again.
     """
     done = {row.key for row in rows}
     tasks = []
@@ -37,8 +43,9 @@ def make_tasks(
         for molecule in molecules:
             missing = [guess for guess in guesses if (molecule.name, guess, repeat) not in done]
             if missing:
-                first = [] if guesses[0] in missing else [guesses[0]]
-                tasks.append(Task(molecule, protocol, (*first, *missing), repeat))
+                target = targets.read(molecule.name)
+                first = [] if guesses[0] in missing or target is not None else [guesses[0]]
+                tasks.append(Task(molecule, protocol, (*first, *missing), repeat, target))
     return tasks
 
 
@@ -48,20 +55,22 @@ def _ready(threads: int) -> None:
     warm_up(threads)
 
 
-def work_task(task: Task) -> list[Row]:
+def work_task(task: Task) -> Outcome:
     """Rows of one molecule, on a worker."""
     _ready(task.protocol.threads)
     return run_task(task)
 
 
-def lost_rows(task: Task, reason: str) -> list[Row]:
+def lost(task: Task, reason: str) -> Outcome:
     """Rows of a task that gave none."""
     m = task.molecule
-    return [Row(m.name, guess, task.repeat, m.n_atoms, 0, m.charge, m.spin, error=reason) for guess in task.guesses]
+    return Outcome(
+        [Row(m.name, guess, task.repeat, m.n_atoms, 0, m.charge, m.spin, error=reason) for guess in task.guesses]
+    )
 
 
-def work_off(workers: Workers, tasks: Sequence[Task]) -> Iterator[list[Row]]:
-    """Rows of each task as they come. Raises ProtocolError where the scheduler is gone."""
+def work_off(workers: Workers, tasks: Sequence[Task]) -> Iterator[tuple[Task, Outcome]]:
+    """Each task with its rows as they come. Raises ProtocolError where the scheduler is gone."""
     left = deque(tasks)
     flow: Flow[Task] = Flow(
         workers, lambda: left.popleft() if left else None, lambda client, t: client.submit(work_task, t, pure=False)
@@ -70,22 +79,22 @@ def work_off(workers: Workers, tasks: Sequence[Task]) -> Iterator[list[Row]]:
         flow.fill()
         while flow.flying:
             for task, future in flow.finished():
-                yield _rows_of(task, future)
+                yield task, _outcome(task, future)
             flow.fill()
             workers.tend()
     except (OSError, TimeoutError, CancelledError) as error:  # Dask's own errors of a lost scheduler among them
         raise ProtocolError(f"{_GONE} ({type(error).__name__})") from None
 
 
-def _rows_of(task: Task, future: Any) -> list[Row]:
+def _outcome(task: Task, future: Any) -> Outcome:
     if future.status == "finished":
-        found: list[Row] = future.result()
+        found: Outcome = future.result()
         return found
     if future.status != "error":  # cancelled or lost: its scheduler is gone or was restarted
         raise ProtocolError(_GONE)
     if was_killed(future):
-        return lost_rows(task, "its workers were killed; out of memory? give more by --memory")
-    return lost_rows(task, message(future.exception()))
+        return lost(task, "its workers were killed; out of memory? give more by --memory")
+    return lost(task, message(future.exception()))
 
 
 @contextlib.contextmanager
@@ -105,11 +114,13 @@ def read_results(folder: Path) -> list[Row]:
 
 
 def run_study(folder: Path, workers: Workers, tasks: Sequence[Task], rows: Sequence[Row]) -> list[Row]:
-    """Old rows and those of the tasks, appended to `results.csv` as they come."""
-    known = {row.key: row for row in rows}
+    """Old rows and those of the tasks, appended to `results.csv` as they come, with the targets that they set."""
+    known, targets = {row.key: row for row in rows}, Targets(folder)
     with tqdm(total=len(tasks), unit="mol", mininterval=5, desc="acceleration") as bar:
-        for found in work_off(workers, tasks):
-            fresh = [row for row in found if row.key not in known]
+        for task, found in work_off(workers, tasks):
+            fresh = [row for row in found.rows if row.key not in known]
+            if task.target is None and found.target is not None:
+                targets.write(task.molecule.name, found.target)
             append_rows(folder / RESULTS, fresh)
             known |= {row.key: row for row in fresh}
             bar.update()
