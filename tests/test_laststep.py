@@ -13,7 +13,7 @@ from pyscf_tracegrad.anderson import mix
 from pyscf_tracegrad.calculation import Calculation
 from pyscf_tracegrad.density import aufbau, diagonalise, make_density
 from pyscf_tracegrad.guess import make_guess
-from pyscf_tracegrad.laststep import DAMPING, last_step
+from pyscf_tracegrad.laststep import DAMPING, last_step, turning_part
 from pyscf_tracegrad.options import GuessOptions
 from pyscf_tracegrad.starts import choose_start
 from training.metrics import occupied_virtual_error
@@ -27,13 +27,18 @@ def starts(mf: Any, **options: Any) -> Any:
     return before, last_step(calculation, before)
 
 
-def test_it_is_a_damped_step_from_the_mixed_matrix(formaldehyde: gto.Mole) -> None:
+def test_it_is_a_step_from_the_mixed_matrix_damped_between_occupied_and_empty(formaldehyde: gto.Mole) -> None:
     before, after = starts(formaldehyde.RKS(xc="b3lyp"))
     cheap, ref = before.cheap, before.reference
     fock = before.fock
     response = cheap(before.state.dm) - fock
     mixed, left = mix([*ref.inputs, fock], [*ref.responses, response], ref.overlap, formaldehyde.nelec)
-    assert np.abs(after.fock - mixed - DAMPING * left).max() < 1e-10
+    c = diagonalise(fock, ref.overlap).coefficients
+    expected, got = c.T @ (mixed + left) @ c, c.T @ after.fock @ c
+    n = formaldehyde.nelectron // 2
+    expected[:n, n:] -= (1 - DAMPING) * (c.T @ left @ c)[:n, n:]
+    expected[n:, :n] = expected[:n, n:].T
+    assert np.abs(got - expected).max() < 1e-9
     orbitals = diagonalise(after.fock, ref.overlap)
     dm = make_density(orbitals, aufbau(len(orbitals.energies), formaldehyde.nelectron))
     assert np.abs(after.state.dm - dm).max() < 1e-8
@@ -78,3 +83,17 @@ def test_spins_and_shared_orbitals(water: gto.Mole) -> None:
     unrestricted.init_guess_breaksym = 0
     closed, spread = (make_guess(m, BARE) for m in (water.RKS(xc="b3lyp"), unrestricted))
     assert np.abs(spread.dm - 0.5 * closed.dm).max() < 1e-8
+
+
+def test_the_turning_part_is_what_couples_occupied_and_empty_orbitals(water: gto.Mole) -> None:
+    overlap, hcore = water.intor("int1e_ovlp"), water.intor("int1e_kin") + water.intor("int1e_nuc")
+    orbitals = diagonalise(hcore, overlap)
+    c, n = orbitals.coefficients, water.nelectron // 2
+    noise = np.random.default_rng(0).normal(size=hcore.shape)
+    noise += noise.T
+    expected = c.T @ noise @ c
+    expected[:n, :n] = expected[n:, n:] = 0
+    dm = make_density(orbitals, aufbau(len(c), water.nelectron))
+    assert np.abs(c.T @ turning_part(noise, dm, overlap) @ c - expected).max() < 1e-10
+    spins = turning_part(np.stack([noise, noise]), np.stack([0.5 * dm, 0.5 * dm]), overlap)
+    assert np.abs(spins - turning_part(noise, dm, overlap)).max() < 1e-12
