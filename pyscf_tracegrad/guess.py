@@ -197,20 +197,24 @@ def tracegrad_guess(
     """
     if not isinstance(mol_or_mf, (gto.MoleBase, hf.SCF)):
         raise TypeError(f"tracegrad_guess takes a Mole or an SCF object, not {type(mol_or_mf).__name__}")
-    options = GuessOptions(refine, transfer, start, strict)
+    guess = guess_or_minao(mol_or_mf, GuessOptions(refine, transfer, start, strict), model)
+    return (guess.dm, guess.report) if report else guess.dm
+
+
+def guess_or_minao(mol_or_mf: gto.Mole | hf.SCF, options: GuessOptions, model: PretrainedModel | None = None) -> Guess:
+    """What `tracegrad_guess` hands over, with the Fock matrix that it was made of; minao with a warning otherwise."""
     mf = None if isinstance(mol_or_mf, gto.MoleBase) else mol_or_mf
     mol = mol_or_mf if mf is None else mf.mol
     try:
-        guess = make_guess(mol_or_mf, options, model)
+        return make_guess(mol_or_mf, options, model)
     except TracegradError as error:
         no_fallback = isinstance(error, BadMolecule) or (mf is None and mol.natm == 0)  # minao needs atoms
-        if strict or no_fallback:
+        if options.strict or no_fallback:
             raise
         warn_fallback(mol_or_mf, error)
         fallback = mf if mf is not None else (hf.RHF(mol) if mol.spin == 0 else mol.UHF())
         dm = _minao_or_core(fallback, mol, lambda: fallback.get_init_guess(mol, "minao"))
-        guess = Guess(dm, GuessReport("minao", notes=(str(error),)))
-    return (guess.dm, guess.report) if report else guess.dm
+        return Guess(dm, GuessReport("minao", notes=(str(error),)))
 
 
 def serve(

@@ -13,12 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyscf_tracegrad.density import aufbau, diagonalise, make_density
-from pyscf_tracegrad.guess import make_guess
-from pyscf_tracegrad.options import GuessOptions
 from training.acceleration.instrument import Recorder, mean_error
 from training.acceleration.protocol import Protocol
 from training.acceleration.shared import SharedParts
-from training.bench.common import GUESSES, make_start, message
+from training.bench.common import GUESSES, Made, make_start, message
 from training.bench.molecules import Molecule
 
 Array = NDArray[np.float64]
@@ -28,8 +26,6 @@ PYSCF = ("minao", "atom", "huckel", "mod_huckel", "vsap", "sap", "1e")
 CONVERGED = "converged"
 KNOWN = (*GUESSES, *PYSCF, CONVERGED)
 DEFAULT = ("minao", "1e", "tracegrad", "tracegrad-refine-off", "reference", "minao+refine", *PYSCF[1:-1])
-# Guesses that are the orbitals of a predicted matrix.
-_PREDICTED = ("tracegrad-refine-off", "reference")
 
 
 @dataclass(frozen=True)
@@ -125,12 +121,14 @@ class Outcome:
 class _Start:
     dm: Any
     fields: dict[str, Any]
+    fock: Array | None
 
 
 def _start(mf: Any, guess: str, target: Array | None) -> _Start:
     """Density of a guess, with what its report says and what it took."""
     wall, cpu = time.perf_counter(), time.process_time()
-    dm, fields = (_of_fock(mf, target), {"route": guess}) if guess == CONVERGED else make_start(mf, guess)
+    made = Made(_of_fock(mf, target), {"route": guess}, target) if guess == CONVERGED else make_start(mf, guess)
+    fields = made.fields
     parts = (fields["route"], fields.get("transfer", ""), "refined" if fields.get("refined") else "")
     kept = {
         "served": " ".join(filter(None, parts)),
@@ -140,7 +138,7 @@ def _start(mf: Any, guess: str, target: Array | None) -> _Start:
         "guess_seconds": time.perf_counter() - wall,
         "guess_cpu": time.process_time() - cpu,
     }
-    return _Start(dm, kept)
+    return _Start(made.dm, kept, made.fock)
 
 
 def _of_fock(mf: Any, fock: Array | None) -> Array:
@@ -153,17 +151,9 @@ def _of_fock(mf: Any, fock: Array | None) -> Array:
     return make_density(orbitals, aufbau(len(orbitals.energies), mf.mol.nelectron))
 
 
-def predicted(mf: Any, guess: str, target: Array) -> float:
-    """Mean absolute error, hartree, of the Fock matrix whose orbitals a guess hands over; nan where there is none.
-
-    Made again here, outside of all times.
-    """
-    if guess == CONVERGED:
-        return 0.0
-    if guess not in _PREDICTED:
-        return math.nan
-    found = make_guess(mf, GuessOptions(**GUESSES[guess])).fock
-    return math.nan if found is None or np.shape(found) != target.shape else mean_error(found, target)
+def _prediction(fock: Array | None, target: Array) -> float:
+    """Mean absolute error, hartree, of the Fock matrix whose orbitals a guess hands over; nan where there is none."""
+    return math.nan if fock is None or np.shape(fock) != target.shape else mean_error(fock, target)
 
 
 def run_guess(
@@ -190,7 +180,7 @@ def run_guess(
         matrices = recorder.matrices
         goal = matrices[-1] if target is None else target
         path = recorder.errors(goal)
-        prediction = predicted(mf, guess, goal)
+        prediction = _prediction(start.fock, goal)
         fields = start.fields | {
             "builds": int(mf.cycles) + 2 + start.fields["builds"],
             "prediction": path[0] if math.isnan(prediction) else prediction,

@@ -17,13 +17,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pyscf import dft, lib, scf
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import pyscf_tracegrad
+from pyscf_tracegrad.guess import guess_or_minao
+from pyscf_tracegrad.options import GuessOptions
 from training.bench.molecules import Molecule
 from training.rows import append_rows, read_rows
 
@@ -137,12 +139,20 @@ def read_report(report: Any) -> dict[str, Any]:
     }
 
 
-def make_start(mf: Any, start: str) -> tuple[Any, dict[str, Any]]:
-    """Density of a start (one of `GUESSES`, or a guess of PySCF's own), and the fields of its report."""
+class Made(NamedTuple):
+    """Density of a start, the fields of its report, and the Fock matrix that it was made of, None where none is."""
+
+    dm: Any
+    fields: dict[str, Any]
+    fock: Any = None
+
+
+def make_start(mf: Any, start: str) -> Made:
+    """One of `GUESSES`, or a guess of PySCF's own."""
     if start not in GUESSES:
-        return mf.get_init_guess(mf.mol, start), {"route": start}
-    dm, report = pyscf_tracegrad.tracegrad_guess(mf, report=True, **GUESSES[start])
-    return dm, read_report(report)
+        return Made(mf.get_init_guess(mf.mol, start), {"route": start})
+    guess = guess_or_minao(mf, GuessOptions(**GUESSES[start]))
+    return Made(guess.dm, read_report(guess.report), guess.fock)
 
 
 def run_scf(make_mf: Callable[[], Any], start: str, molecule: str = "", level: str = "", repeat: int = 0) -> Result:
@@ -161,7 +171,7 @@ def run_scf(make_mf: Callable[[], Any], start: str, molecule: str = "", level: s
     }
     try:
         begin = time.perf_counter()
-        dm, report = make_start(mf, start)
+        dm, report, _ = make_start(mf, start)
         fields |= report
         fields["guess_seconds"] = time.perf_counter() - begin
         mf.kernel(dm0=dm)
