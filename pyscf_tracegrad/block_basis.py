@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from e3nn import o3
 from numpy.typing import NDArray
+
+from pyscf_tracegrad.o3 import o3
 
 Array = NDArray[np.float64]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from e3nn import o3
 from torch import Tensor, nn
 
 from pyscf_tracegrad.block_basis import PairBasis, SiteBasis
@@ -17,6 +16,7 @@ from pyscf_tracegrad.layers.constant import Constant
 from pyscf_tracegrad.layers.degrees import degrees
 from pyscf_tracegrad.layers.linear import DegreeLinear, mlp
 from pyscf_tracegrad.layers.norm import EquivariantNorm, Gate, degree_norms
+from pyscf_tracegrad.o3 import o3
 
 
 def gather_blocks(matrices: Tensor, ao_slots: Tensor, first: Tensor, second: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ from functools import cache
 from typing import Any, Literal
 
 import torch
-from e3nn import o3
 from torch import Tensor
+
+from pyscf_tracegrad.o3 import o3
 
 
 @contextmanager

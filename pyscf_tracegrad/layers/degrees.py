@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from functools import cache
 
-from e3nn import o3
 from torch import Tensor
 
 from pyscf_tracegrad.layers.wigner import frame_rotations
+from pyscf_tracegrad.o3 import o3
 
 
 class Degrees:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from e3nn import o3
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from pyscf_tracegrad.block_basis import shell_starts
 from pyscf_tracegrad.layers.constant import Constant
 from pyscf_tracegrad.layers.norm_gate import IrrepsLinear
 from pyscf_tracegrad.layers.rows import Rows
+from pyscf_tracegrad.o3 import o3
 
 BOTTLENECK = 32  # channels that are expanded
 

@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from e3nn import o3
 from e3nn.nn import FullyConnectedNet
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from pyscf_tracegrad.layers.couplings import tensor_product
 from pyscf_tracegrad.layers.linear import mlp
 from pyscf_tracegrad.layers.norm_gate import IrrepsLinear, NormGate
 from pyscf_tracegrad.layers.rows import Rows, degree_sums
+from pyscf_tracegrad.o3 import o3
 
 WEIGHT_HIDDEN = 32  # hidden width of the networks that make the weights of messages
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from e3nn import o3
 from torch import Tensor
 
 from pyscf_tracegrad.layers.norm import EquivariantNorm
+from pyscf_tracegrad.o3 import o3
 
 
 @dataclass(frozen=True)

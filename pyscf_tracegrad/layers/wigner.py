@@ -10,8 +10,9 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-from e3nn import o3
 from torch import Tensor
+
+from pyscf_tracegrad.o3 import o3
 
 # y -> x, x -> z, z -> y: takes rotations about y into rotations about x
 _AXES = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
