@@ -19,7 +19,7 @@ from pyscf_tracegrad.layers.norm import EquivariantNorm
 from pyscf_tracegrad.layers.tracegrad import InvariantMLP, TraceGrad
 from pyscf_tracegrad.layers.wigner import frame_rotations, polar_rotation
 
-CORE = ("layers", "backbones", "blocks", "block_basis", "projection", "standardise", "model", "config")
+CORE = ("layers", "backbones", "blocks", "block_basis", "o3", "projection", "standardise", "model", "config")
 SHELLS = (0, 0, 0, 1, 1, 2)
 L = 4
 DIM = (L + 1) ** 2
