@@ -117,15 +117,8 @@ class Outcome:
     target: Array | None = None
 
 
-@dataclass(frozen=True)
-class _Start:
-    dm: Any
-    fields: dict[str, Any]
-    fock: Array | None
-
-
-def _start(mf: Any, guess: str, target: Array | None) -> _Start:
-    """Density of a guess, with what its report says and what it took."""
+def _start(mf: Any, guess: str, target: Array | None) -> Made:
+    """A guess with those fields of its report that a row keeps, and what it took."""
     wall, cpu = time.perf_counter(), time.process_time()
     made = Made(_of_fock(mf, target), {"route": guess}, target) if guess == CONVERGED else make_start(mf, guess)
     fields = made.fields
@@ -138,7 +131,7 @@ def _start(mf: Any, guess: str, target: Array | None) -> _Start:
         "guess_seconds": time.perf_counter() - wall,
         "guess_cpu": time.process_time() - cpu,
     }
-    return _Start(made.dm, kept, made.fock)
+    return made._replace(fields=kept)
 
 
 def _of_fock(mf: Any, fock: Array | None) -> Array:

@@ -82,13 +82,12 @@ def measure(label: Label, theory: Theory, model: PretrainedModel) -> list[Row]:
     mol = label.molecule(theory.basis)
     calculation = Calculation(mol.RKS(xc=theory.xc), mol)
     exact, n_occupied, overlap = label.full_fock(), mol.nelectron // 2, calculation.overlap
+    cheap = calculation.cheap(GRID_LEVEL)
+    goal = fixed_point(calculation, cheap, exact)
     rows = []
     for start in STARTS:
         before = choose_start(calculation, GuessOptions(refine=False, start=start), model)
-        matrices = candidates(calculation, before)
-        cheap = before.cheap or calculation.cheap(GRID_LEVEL)
-        goal = fixed_point(calculation, cheap, exact)
-        for name, (builds, fock) in matrices.items():
+        for name, (builds, fock) in candidates(calculation, before).items():
             later, current = [], fock
             for _ in range(_CYCLES):
                 current = cheap(calculation.first_state(current).dm)
