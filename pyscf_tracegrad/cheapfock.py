@@ -24,7 +24,7 @@ from pyscf_tracegrad.blas import one_blas_thread
 from pyscf_tracegrad.config import MAX_STEPS
 from pyscf_tracegrad.density import Factor, spin_factors
 from pyscf_tracegrad.directjk import DirectJK
-from pyscf_tracegrad.gridxc import GridXC
+from pyscf_tracegrad.gridxc import GridXC, thin_grid
 from pyscf_tracegrad.reaction import reaction_field
 
 Array = NDArray[np.float64]
@@ -84,16 +84,22 @@ class CheapFock:
         start = time.perf_counter()
         self.mol = mol
         self._grid_level, self._keep_ao_after, self._own_jk = grid_level, keep_ao_after, own_jk
-        self._count = [0]
-        self._grids: list[GridXC] = []  # at most one; a list so that siblings share it when it comes to be
+        self._count = [0]  # lists, so that siblings share what they hold: the number of builds,
+        self._grids: list[GridXC] = []  # the grid, at most one, when it comes to be,
+        self._integrals: list[Any] = []  # and what makes J and K, which may give way
         with one_blas_thread():
             self.overlap: Array = mol.intor_symmetric("int1e_ovlp")
             self.hcore: Array = hf.get_hcore(mol) if hcore is None else hcore
-            self.with_df = _two_electron(mol, auxbasis) if with_df is None else with_df
-            self._owns_integrals = with_df is None and isinstance(self.with_df, df.DF)
+            self._integrals.append(_two_electron(mol, auxbasis) if with_df is None else with_df)
+            self._ours = with_df is None and isinstance(self.with_df, df.DF)
             self._set_functional(xc)
             self._reaction = None if solvent_of is None else reaction_field(solvent_of, self.with_df)
         self.setup_seconds = time.perf_counter() - start
+
+    @property
+    def with_df(self) -> Any:
+        """What makes J and K: an object with PySCF's `get_jk`."""
+        return self._integrals[0]
 
     @property
     def builds(self) -> int:
@@ -108,13 +114,15 @@ class CheapFock:
     @property
     def megabytes(self) -> float:
         """Memory of the three-centre integrals made here and of the kept AO values, MB; 0 where they cannot go."""
-        if not self._owns_integrals or self._reaction is not None:
+        if not self._ours or isinstance(self.with_df, OwnJK) or self._reaction is not None:
             return 0.0
         return 1e-6 * float(np.asarray(self.with_df._cderi).nbytes) + sum(grid.megabytes for grid in self._grids)
 
     def give_way(self, mf: Any) -> None:
-        """Let go what `megabytes` counts. From now on J and K come from the integrals of an SCF object (`OwnJK`)."""
-        self.with_df, self._owns_integrals = OwnJK(mf), False
+        """Let go what `megabytes` counts. From now on J and K come from the integrals of an SCF object (`OwnJK`), for
+        the siblings too.
+        """
+        self._integrals[0] = OwnJK(mf)
         for grid in self._grids:
             grid.forget()
 
@@ -125,6 +133,17 @@ class CheapFock:
         if hcore is not None:
             sibling.hcore, sibling._reaction = hcore, None
         sibling._set_functional(xc)
+        return sibling
+
+    def thinned(self) -> CheapFock:
+        """The same operator on the thinnest grid that serves between two corrections (`thin_grid`), at half the price.
+
+        Itself where there is no grid, or a meta-GGA, which needs more radial points.
+        """
+        if self._xctype not in ("LDA", "GGA"):
+            return self
+        sibling = copy.copy(self)
+        sibling._grids = [GridXC(self.mol, thin_grid(self.mol), self.mol.max_memory, keep_after=0)]
         return sibling
 
     def _set_functional(self, xc: str) -> None:

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 from pyscf import dft, gto, lib
-from pyscf.dft import numint
+from pyscf.data.elements import _std_symbol_without_ghost, charge
+from pyscf.dft import gen_grid, numint
 
 from pyscf_tracegrad.density import Factor
 
@@ -22,23 +23,42 @@ Array = NDArray[np.float64]
 # 72 x 56 grid points a block (PySCF's kernels work on multiples of 56): 4 x 4032 x 130 AOs x 8 bytes = 17 MB, small
 # enough that the allocator reuses the pages; a single array for the whole grid costs six times as much in page faults.
 _BLOCK = 72 * numint.BLKSIZE
+_THIN_ANGULAR = 110
+
+AtomGrid = dict[str, tuple[int, int]]
+
+
+def thin_grid(mol: gto.Mole) -> AtomGrid:
+    """Half of the radial points of level 1 for each element, and 110 angular ones: a third of its points.
+
+    Too coarse for a result: the gradient norm of a density converged on it is some 1e-3 hartree on PySCF's own grid. A
+    correction at a density close by takes that away (`refine.py`).
+    """
+    symbols = {mol.atom_symbol(atom) for atom in range(mol.natm)}
+    elements = {symbol: charge(_std_symbol_without_ghost(symbol)) for symbol in symbols}
+    return {symbol: (int(gen_grid._default_rad(z, 1)) // 2, _THIN_ANGULAR) for symbol, z in elements.items()}
 
 
 class GridXC:
     """Exchange-correlation matrices of one molecule on one grid.
 
-    mol: built molecule. level: PySCF grid level; level 1 has an orientation noise of about 1e-6 hartree, level 0 of
-    2e-5. max_memory: MB; bounds the AO values that are kept. keep_after: AO values are kept from this evaluation on.
-    Keeping costs one allocation of the whole grid, as much as about six evaluations, so it pays for the many builds of
-    a refinement and not for the two or three of a reference.
+    mol: built molecule. grid: PySCF grid level (level 1 has an orientation noise of about 1e-6 hartree, level 0 of
+    2e-5), or numbers of radial and angular points of each element, as PySCF's `Grids.atom_grid`. max_memory: MB; bounds
+    the AO values that are kept. keep_after: AO values are kept from this evaluation on. Keeping costs one allocation of
+    the whole grid, as much as about six evaluations, so it pays for the many builds of a refinement and not for the two
+    or three of a reference.
     """
 
-    def __init__(self, mol: gto.Mole, level: int, max_memory: float, keep_after: int) -> None:
+    def __init__(self, mol: gto.Mole, grid: int | AtomGrid, max_memory: float, keep_after: int) -> None:
         self.mol, self.max_memory, self.keep_after = mol, max_memory, keep_after
         self.evaluations = 0
         self._numint = numint.NumInt()
         grids = dft.Grids(mol)
-        grids.level, grids.verbose = level, 0
+        grids.verbose = 0
+        if isinstance(grid, int):
+            grids.level = grid
+        else:
+            grids.atom_grid = grid
         grids.build(with_non0tab=False, sort_grids=True)  # sorted: whole blocks of AO values are negligible
         self._coords, self._weights = grids.coords, grids.weights
         self._mask = numint.make_mask(mol, grids.coords)

@@ -7,7 +7,7 @@ occupied-virtual error of 2 to 3e-6.
 
 Exact correction: one build of the user's own operator at the refined density, delta = F_exact[D] - F_cheap[D], and the
 cheap SCF converged again with delta added (deferred correction). It removes the floor: what is left is the change of
-delta with the density, second order.
+delta with the density, second order. So the cycles around it may have an even cheaper grid (`CheapFock.thinned`).
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ _STALL_CYCLES = 20
 # Below this HOMO-LUMO gap (hartree) a step of the SCF without DIIS makes the gradient larger: eightfold at 0.04, in the
 # dimer cation of S66/02. PySCF makes such a step at the end and asks for convergence after it.
 _NARROW, _TIGHTER = 0.1, 0.1
+# Gradient norm (hartree) above which cheap cycles that have come to their end are not worth an exact build.
+_HOPELESS = 0.03
 # An SCF with a looser energy threshold (hartree) than this ends before the floor of the cheap operator shows.
 _LOOSE = 1e-7
 
@@ -44,12 +46,12 @@ class Schedule:
     """When to stop.
 
     floor: gradient norm (hartree) at which the cheap cycles end if no exact build follows. before_exact: that at which
-    the exact build is made. after_exact: that of the second cheap SCF, a tenth of it where the gap is narrow. limit:
-    cheap builds at most, in all. exact: whether an exact build is made.
+    the exact build is made. after_exact: that of the second cheap SCF; where the gap is narrow a tenth of it, and not on
+    the thinned grid. limit: cheap builds at most, in all. exact: whether an exact build is made.
     """
 
     floor: float = 2e-4
-    before_exact: float = 1e-3
+    before_exact: float = 1e-2
     after_exact: float = 1e-5
     limit: int = 40
     exact: bool = True
@@ -117,10 +119,10 @@ class _Cycles:
         effective = self.calculation.effective(pair.dm, pair.fock + self.shift)
         return self.diis.update(self.calculation.overlap, np.asarray(total), np.asarray(effective))
 
-    def restart(self, shift: Array) -> None:
-        """A constant added to the operator; the last pairs start the new DIIS."""
-        self.shift = shift
-        kept, self.pairs, self.diis = self.pairs[-3:], [], self._new_diis()
+    def restart(self, shift: Array, cheap: CheapFock) -> None:
+        """A constant added to the operator; the last pairs start the new DIIS, unless they are of another operator."""
+        kept = self.pairs[-3:] if cheap is self.cheap else []
+        self.shift, self.cheap, self.pairs, self.diis = shift, cheap, [], self._new_diis()
         self.seed(kept)
 
     def build(self, state: State) -> Pair:
@@ -160,7 +162,10 @@ def refine(
     the same operator, for DIIS; may be empty.
     """
     begin, first_build = time.perf_counter(), cheap.builds
-    cycles, limit = _Cycles(calculation, cheap), schedule.limit
+    tolerance = schedule.before_exact if schedule.exact else schedule.floor
+    if cheap.exact and schedule.exact:  # nothing to correct
+        tolerance, schedule = schedule.after_exact, replace(schedule, exact=False)
+    cycles, limit = _Cycles(calculation, cheap.thinned() if schedule.exact else cheap), schedule.limit
 
     def left() -> int:
         return limit - (cheap.builds - first_build)
@@ -172,22 +177,21 @@ def refine(
     if rejected:
         start = calculation.state(extrapolated)
         pair = cycles.build(start)
-    tolerance = schedule.before_exact if schedule.exact else schedule.floor
-    if cheap.exact and schedule.exact:  # nothing to correct
-        tolerance, schedule = schedule.after_exact, replace(schedule, exact=False)
     state, gradient = cycles.run(start, pair, tolerance, left)
     seconds = {"cheap cycles": time.perf_counter() - begin}
     exact_builds = 0
-    if schedule.exact and gradient < 30 * schedule.before_exact:
+    if schedule.exact and gradient < _HOPELESS:
         begin = time.perf_counter()
-        calculation.make_room(cheap)
+        calculation.make_room(cycles.cheap)
         exact = calculation.exact_fock(state.dm)
         seconds["exact build"] = time.perf_counter() - begin
         exact_builds = 1
         begin = time.perf_counter()
-        pair = cycles.build(state)
-        cycles.restart(exact - pair.fock)
-        tolerance = schedule.after_exact * (_TIGHTER if state.gap < _NARROW else 1.0)
+        narrow = state.gap < _NARROW
+        last = cheap if narrow else cycles.cheap  # PySCF's step enlarges what the thin grid leaves, too
+        tolerance = schedule.after_exact * (_TIGHTER if narrow else 1.0)
+        pair = Pair(state.dm, last(state.dm))
+        cycles.restart(exact - pair.fock, last)
         state, gradient = cycles.run(state, pair, tolerance, left)
         seconds["cheap cycles"] += time.perf_counter() - begin
     return Refined(state, gradient, exact_builds, rejected, seconds)
