@@ -47,7 +47,8 @@ class Schedule:
 
     floor: gradient norm (hartree) at which the cheap cycles end if no exact build follows. before_exact: that at which
     the exact build is made. after_exact: that of the second cheap SCF; where the gap is narrow a tenth of it and not on
-    the thinned grid. limit: cheap builds at most, in all. exact: whether an exact build is made.
+    the thinned grid. limit: cheap builds at most, in all. exact: whether an exact build is made. thin: whether the
+    cycles around it have the thinned grid.
     """
 
     floor: float = 2e-4
@@ -55,6 +56,7 @@ class Schedule:
     after_exact: float = 1e-5
     limit: int = 40
     exact: bool = True
+    thin: bool = True
 
 
 def schedule_for(calculation: Calculation, options: GuessOptions, allow_exact: bool) -> Schedule | None:
@@ -165,7 +167,8 @@ def refine(
     tolerance = schedule.before_exact if schedule.exact else schedule.floor
     if cheap.exact and schedule.exact:  # nothing to correct
         tolerance, schedule = schedule.after_exact, replace(schedule, exact=False)
-    cycles, limit = _Cycles(calculation, cheap.thinned() if schedule.exact else cheap), schedule.limit
+    first = cheap.thinned() if schedule.exact and schedule.thin else cheap
+    cycles, limit = _Cycles(calculation, first), schedule.limit
 
     def left() -> int:
         return limit - (cheap.builds - first_build)
