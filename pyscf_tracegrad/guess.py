@@ -109,7 +109,8 @@ def _make(calculation: Calculation, options: GuessOptions, model: PretrainedMode
     check_density(dm, calculation.shape)
     seconds["density"] = time.perf_counter() - begin
     notes = start.notes + (() if refined is None else refined.notes)
-    if cheap is not None and isinstance(cheap.with_df, DirectJK):
+    direct = cheap is not None and isinstance(cheap.with_df, DirectJK)
+    if direct:
         notes += (f"fitting integrals beyond max_memory ({calculation.mol.max_memory:g} MB) were not made",)
     builds, exact_builds = (0 if cheap is None else cheap.builds), (0 if refined is None else refined.exact_builds)
     if cheap is not None and cheap.exact:
@@ -121,6 +122,7 @@ def _make(calculation: Calculation, options: GuessOptions, model: PretrainedMode
         cheap_builds=start.builds + builds,
         exact_builds=exact_builds,
         gradient=float("nan") if refined is None else refined.gradient,
+        direct=direct,
         signals=start.signals,
         notes=notes,
         seconds=seconds,

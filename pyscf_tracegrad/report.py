@@ -19,6 +19,7 @@ class GuessReport:
     refined: whether cheap cycles followed. cheap_builds: cheap Fock builds, those of F_ref included. exact_builds:
     Fock builds of the user's own kind spent in the guess (each costs what one SCF cycle costs).
     gradient: norm of the cheap orbital gradient at the last cheap build, hartree; nan where nothing was refined.
+    direct: whether the cheap builds made their integrals anew, because those of the fit exceed `mol.max_memory`.
     signals: what the gate looked at, None where the network did not serve.
     notes: why a better route was not taken, one sentence each, in order.
     seconds: wall time of each stage.
@@ -30,6 +31,7 @@ class GuessReport:
     cheap_builds: int = 0
     exact_builds: int = 0
     gradient: float = float("nan")
+    direct: bool = False
     signals: Signals | None = None
     notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)

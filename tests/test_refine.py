@@ -214,8 +214,9 @@ def test_cheap_operator_gives_way_to_integrals_in_memory(
 
 def test_a_refined_guess_is_as_good_where_it_gave_way(water: gto.Mole, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = count(monkeypatch, CheapFock, "give_way")
-    fitted = tracegrad_guess(water.RKS(xc="b3lyp"))
+    fitted, report = tracegrad_guess(water.RKS(xc="b3lyp"), report=True)
     assert not calls
+    assert not report.direct
     mf = water.RKS(xc="b3lyp")
     room = iter([False, True, *[True] * 99])  # at first the cheap operator is in the way
     monkeypatch.setattr(type(mf), "_is_mem_enough", lambda _: next(room))
@@ -236,6 +237,7 @@ def test_radical_with_little_memory(kind: str, cation: gto.Mole) -> None:
     small.max_memory = 1
     mf = getattr(small, kind)(xc="b3lyp")
     dm, report = tracegrad_guess(mf, report=True)
+    assert report.direct
     assert "fitting integrals beyond max_memory (1 MB) were not made" in report.reason
     assert report.refined
     mf.kernel(dm0=dm)

@@ -100,7 +100,7 @@ def measure_guess(job: Job) -> Size:
         describe(job),
         pairs=int(model.graph(mf.mol).edge_index.shape[1]),
         integrals=megabytes,
-        kept="fitting integrals" not in report.reason,
+        kept=not report.direct,
         setup=seconds["set-up"],
         reference=seconds["F0"] + seconds["G"],
         network=seconds["network"],
