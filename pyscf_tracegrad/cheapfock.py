@@ -64,7 +64,7 @@ class CheapFock:
     builds : int
         Number of Fock builds so far, those of siblings (`with_theory`) included.
     setup_seconds : float
-        Wall time of the integrals and the grid.
+        Wall time of the integrals; the grid is made at the first build.
     exact : bool
         Whether this is the very operator of the user's SCF: its J and K, and neither a grid nor a solvent.
     """
@@ -85,7 +85,8 @@ class CheapFock:
         self.mol = mol
         self._grid_level, self._keep_ao_after, self._own_jk = grid_level, keep_ao_after, own_jk
         self._count = [0]  # lists, so that siblings share what they hold: the number of builds,
-        self._grids: list[GridXC] = []  # the grid, at most one, when it comes to be,
+        self._grids: list[GridXC] = []  # the grid and the thin one, at most one each, when they come to be,
+        self._thin: list[GridXC] = []
         self._integrals: list[Any] = []  # and what makes J and K, which may give way
         with one_blas_thread():
             self.overlap: Array = mol.intor_symmetric("int1e_ovlp")
@@ -116,14 +117,18 @@ class CheapFock:
         """Memory of the three-centre integrals made here and of the kept AO values, MB; 0 where they cannot go."""
         if not self._ours or isinstance(self.with_df, OwnJK) or self._reaction is not None:
             return 0.0
-        return 1e-6 * float(np.asarray(self.with_df._cderi).nbytes) + sum(grid.megabytes for grid in self._grids)
+        return 1e-6 * float(np.asarray(self.with_df._cderi).nbytes) + sum(grid.megabytes for grid in self._all_grids)
+
+    @property
+    def _all_grids(self) -> list[GridXC]:
+        return [*self._grids, *(grid for grid in self._thin if grid not in self._grids)]
 
     def give_way(self, mf: Any) -> None:
         """Let go what `megabytes` counts. From now on J and K come from the integrals of an SCF object (`OwnJK`), for
         the siblings too.
         """
         self._integrals[0] = OwnJK(mf)
-        for grid in self._grids:
+        for grid in self._all_grids:
             grid.forget()
 
     def with_theory(self, xc: str, hcore: Array | None = None) -> CheapFock:
@@ -142,8 +147,10 @@ class CheapFock:
         """
         if self._xctype not in ("LDA", "GGA"):
             return self
+        if not self._thin:
+            self._thin.append(GridXC(self.mol, thin_grid(self.mol), self.mol.max_memory, keep_after=0))
         sibling = copy.copy(self)
-        sibling._grids = [GridXC(self.mol, thin_grid(self.mol), self.mol.max_memory, keep_after=0)]
+        sibling._grids = self._thin
         return sibling
 
     def _set_functional(self, xc: str) -> None:

@@ -9,6 +9,7 @@ Array letters: g grid points, p AOs, i occupied orbitals, x the value and its th
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,18 +53,26 @@ class GridXC:
     def __init__(self, mol: gto.Mole, grid: int | AtomGrid, max_memory: float, keep_after: int) -> None:
         self.mol, self.max_memory, self.keep_after = mol, max_memory, keep_after
         self.evaluations = 0
+        self._grid = grid
         self._numint = numint.NumInt()
-        grids = dft.Grids(mol)
-        grids.verbose = 0
-        if isinstance(grid, int):
-            grids.level = grid
-        else:
-            grids.atom_grid = grid
-        grids.build(with_non0tab=False, sort_grids=True)  # sorted: whole blocks of AO values are negligible
-        self._coords, self._weights = grids.coords, grids.weights
-        self._mask = numint.make_mask(mol, grids.coords)
         self._eval_name = f"GTOval_{'cart' if mol.cart else 'sph'}_deriv1"
         self._kept: list[Array] = []
+
+    @cached_property
+    def _points(self) -> tuple[Array, Array, Array]:
+        """Coordinates (g, 3), weights (g,) and where AOs are negligible; made when the grid is first used."""
+        grids = dft.Grids(self.mol)
+        grids.verbose = 0
+        if isinstance(self._grid, int):
+            grids.level = self._grid
+        else:
+            grids.atom_grid = self._grid
+        grids.build(with_non0tab=False, sort_grids=True)  # sorted: whole blocks of AO values are negligible
+        return grids.coords, grids.weights, numint.make_mask(self.mol, grids.coords)
+
+    def __len__(self) -> int:
+        """Number of points."""
+        return len(self._points[1])
 
     @property
     def megabytes(self) -> float:
@@ -76,19 +85,20 @@ class GridXC:
 
     def _blocks(self) -> Iterator[tuple[Array, Array]]:
         """AO values (x, g, p) and weights (g,) of consecutive blocks of the grid."""
-        npoints = len(self._weights)
+        coords, weights, mask = self._points
+        npoints = len(weights)
         free = self.max_memory - lib.current_memory()[0]
         keep = self.evaluations >= self.keep_after and 4 * npoints * self.mol.nao * 8e-6 < 0.5 * free
         for number, start in enumerate(range(0, npoints, _BLOCK)):
             points = slice(start, min(start + _BLOCK, npoints))
             if number < len(self._kept):
-                yield self._kept[number], self._weights[points]
+                yield self._kept[number], weights[points]
                 continue
             rows = slice(start // numint.BLKSIZE, -(-points.stop // numint.BLKSIZE))
-            ao: Array = self.mol.eval_gto(self._eval_name, self._coords[points], non0tab=self._mask[rows])
+            ao: Array = self.mol.eval_gto(self._eval_name, coords[points], non0tab=mask[rows])
             if keep:
                 self._kept.append(ao)
-            yield ao, self._weights[points]
+            yield ao, weights[points]
 
     def __call__(self, xc: str, factors: tuple[Factor, ...]) -> Array:
         """V_xc (s, nao, nao), hartree, of one factor (restricted, the whole density) or two (one per spin)."""

@@ -86,8 +86,8 @@ def make_guess(
 
 
 def _make(calculation: Calculation, options: GuessOptions, model: PretrainedModel | None, allow_exact: bool) -> Guess:
-    start = choose_start(calculation, options, model)
     schedule = schedule_for(calculation, options, allow_exact)
+    start = choose_start(calculation, options, model, thin=schedule is not None and schedule.thinned)
     refined: Refined | None = None
     cheap = start.cheap
     seconds = dict(start.seconds)

@@ -58,6 +58,11 @@ class Schedule:
     exact: bool = True
     thin: bool = True
 
+    @property
+    def thinned(self) -> bool:
+        """Whether all that comes before the exact build may have the thinned grid."""
+        return self.exact and self.thin
+
 
 def schedule_for(calculation: Calculation, options: GuessOptions, allow_exact: bool) -> Schedule | None:
     """Schedule that the options ask for; None without refinement.
@@ -161,13 +166,13 @@ def refine(
     """Cheap cycles from a start.
 
     cheap: operator of the calculation's functional, `calculation.cheap()`. pairs: densities and cheap Fock matrices of
-    the same operator, for DIIS; may be empty.
+    the same operator, on the grid that `schedule.thinned` asks for, for DIIS; may be empty.
     """
     begin, first_build = time.perf_counter(), cheap.builds
     tolerance = schedule.before_exact if schedule.exact else schedule.floor
     if cheap.exact and schedule.exact:  # nothing to correct
         tolerance, schedule = schedule.after_exact, replace(schedule, exact=False)
-    first = cheap.thinned() if schedule.exact and schedule.thin else cheap
+    first = cheap.thinned() if schedule.thinned else cheap
     cycles, limit = _Cycles(calculation, first), schedule.limit
 
     def left() -> int:

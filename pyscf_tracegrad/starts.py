@@ -65,46 +65,55 @@ class Start:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def choose_start(calculation: Calculation, options: GuessOptions, model: PretrainedModel | None) -> Start:
+def choose_start(
+    calculation: Calculation, options: GuessOptions, model: PretrainedModel | None, thin: bool = False
+) -> Start:
     """Best start that applies, or the one that `options.start` names.
 
-    model: the shipped one if None. Raises OutsideDomain where the one that was asked for does not apply.
+    model: the shipped one if None. thin: build on the thinned grid (`CheapFock.thinned`), for what is to be refined and
+    corrected; the network was trained on F_ref of level 1, but hardly minds. Raises OutsideDomain where the one that
+    was asked for does not apply.
     """
     notes: tuple[str, ...] = ()
     if options.start in ("auto", "network"):
         try:
-            return _network(calculation, options, model)
+            return _network(calculation, options, model, thin)
         except OutsideDomain as error:
             if options.start == "network":
                 raise
             notes = (str(error),)
     if options.start == "minao":
-        return _minao(calculation, options)
-    return _reference(calculation, notes)
+        return _minao(calculation, options, thin)
+    return _reference(calculation, thin, notes)
 
 
-def _minao(calculation: Calculation, options: GuessOptions) -> Start:
+def _on_grid(cheap: CheapFock, thin: bool) -> CheapFock:
+    return cheap.thinned() if thin else cheap
+
+
+def _minao(calculation: Calculation, options: GuessOptions, thin: bool) -> Start:
     """Minao's own density if nothing refines it; else the orbitals of its Fock matrix, one cheap build."""
     if options.unrefined:
         return Start("minao", "", State(None, None, calculation.minao()))
     cheap = calculation.cheap(GRID_LEVEL)
     begin = time.perf_counter()
     dm = calculation.minao()
-    pair = Pair(dm, cheap(dm))
+    pair = Pair(dm, _on_grid(cheap, thin)(dm))
     state = calculation.first_state(pair.fock)
     seconds = {"set-up": cheap.setup_seconds, "F0": time.perf_counter() - begin}
     return Start("minao", "", state, cheap, (pair,), seconds=seconds)
 
 
-def _reference(calculation: Calculation, notes: tuple[str, ...] = ()) -> Start:
+def _reference(calculation: Calculation, thin: bool, notes: tuple[str, ...] = ()) -> Start:
     cheap = calculation.cheap(GRID_LEVEL)
     seconds = {"set-up": cheap.setup_seconds}
-    reference = damped_steps(cheap, calculation.minao(), calculation.nelec, STEPS, seconds)
-    return _from_reference(calculation, reference, notes)
+    reference = damped_steps(_on_grid(cheap, thin), calculation.minao(), calculation.nelec, STEPS, seconds)
+    return _from_reference(calculation, cheap, reference, notes)
 
 
 def _from_reference(
     calculation: Calculation,
+    cheap: CheapFock | None,
     reference: Reference,
     notes: tuple[str, ...],
     seconds: dict[str, float] | None = None,
@@ -113,7 +122,7 @@ def _from_reference(
     fock = calculation.spread(reference.fock)
     pairs = _spread(calculation, reference.pairs)
     times = reference.seconds if seconds is None else seconds
-    state, cheap = calculation.first_state(fock), reference.cheap
+    state = calculation.first_state(fock)
     return Start("reference", "", state, cheap, pairs, fock, reference, signals=signals, notes=notes, seconds=times)
 
 
@@ -124,7 +133,7 @@ def _spread(calculation: Calculation, pairs: tuple[Pair, ...]) -> tuple[Pair, ..
     return tuple(Pair(np.stack([0.5 * p.dm, 0.5 * p.dm]), calculation.spread(p.fock)) for p in pairs)
 
 
-def _network(calculation: Calculation, options: GuessOptions, model: PretrainedModel | None) -> Start:
+def _network(calculation: Calculation, options: GuessOptions, model: PretrainedModel | None, thin: bool) -> Start:
     """Raises OutsideDomain where the network does not apply, or the gate objects."""
     mol = calculation.mol
     check_network(mol)
@@ -143,7 +152,7 @@ def _network(calculation: Calculation, options: GuessOptions, model: PretrainedM
     if native:
         cheap = calculation.cheap(GRID_LEVEL)
         own = cheap if same_theory else cheap.with_theory(checkpoint.xc, hf.get_hcore(mol))
-        prediction = model.predict(mol, own)
+        prediction = model.predict(mol, _on_grid(own, thin))
         seconds = {"set-up": cheap.setup_seconds} | prediction.seconds
     else:
         prediction = model.predict(native_molecule(mol, checkpoint.basis))  # raises for elements that it does not know
@@ -153,7 +162,7 @@ def _network(calculation: Calculation, options: GuessOptions, model: PretrainedM
     seconds["gate"] = time.perf_counter() - begin
     if same_theory and (objection or prediction.route == "reference"):
         note = objection or "the model leaves ions to F_ref"
-        return _from_reference(calculation, prediction.reference, (note,), seconds, signals)
+        return _from_reference(calculation, cheap, prediction.reference, (note,), seconds, signals)
     if objection or prediction.route == "reference":
         raise OutsideDomain(objection or "the model leaves ions to F_ref")
     if same_theory:
@@ -164,7 +173,7 @@ def _network(calculation: Calculation, options: GuessOptions, model: PretrainedM
         pairs = _spread(calculation, reference.pairs)
         return Start("network", "native", state, cheap, pairs, fock, reference, signals=signals, seconds=seconds)
     settings = checkpoint.model.config.reference
-    return _transferred(calculation, options, _Answer(prediction, signals, cheap, seconds, settings))
+    return _transferred(calculation, options, _Answer(prediction, signals, cheap, seconds, settings), thin)
 
 
 def _knows_basis(model: PretrainedModel, mol: gto.Mole) -> bool:
@@ -204,7 +213,7 @@ class _Answer:
     settings: ReferenceSettings
 
 
-def _transferred(calculation: Calculation, options: GuessOptions, answer: _Answer) -> Start:
+def _transferred(calculation: Calculation, options: GuessOptions, answer: _Answer, thin: bool) -> Start:
     """The network's answer for another basis, functional or Hamiltonian."""
     route = options.transfer
     if route == "auto":
@@ -227,7 +236,7 @@ def _transferred(calculation: Calculation, options: GuessOptions, answer: _Answe
     cheap = answer.cheap or calculation.cheap(GRID_LEVEL)
     begin = time.perf_counter()
     settings = dataclasses.replace(answer.settings, gauge=False)  # the same steps that dF is the correction of
-    reference = damped_steps(cheap, calculation.minao(), calculation.nelec, settings, {})
+    reference = damped_steps(_on_grid(cheap, thin), calculation.minao(), calculation.nelec, settings, {})
     seconds = seconds | {"reference": time.perf_counter() - begin}
     fock = calculation.spread(reference.fock) + correction
     state, pairs = calculation.first_state(fock), _spread(calculation, reference.pairs)

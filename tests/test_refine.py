@@ -95,7 +95,7 @@ def test_thinned_operator_differs_by_its_grid_alone(xc: str, formaldehyde: gto.M
     cheap = CheapFock(formaldehyde, xc)
     thin = cheap.thinned()
     dm = hf.init_guess_by_minao(formaldehyde)
-    assert 0.2 < len(thin._grids[0]._weights) / len(cheap._grids[0]._weights) < 0.5
+    assert 0.2 < len(thin._grids[0]) / len(cheap._grids[0]) < 0.5
     assert 1e-7 < np.abs(cheap(dm) - thin(dm)).max() < 1e-2
     assert thin.with_df is cheap.with_df
     assert thin.builds == cheap.builds == 2
@@ -124,11 +124,24 @@ def test_ghosts_have_points_on_the_thin_grid() -> None:
     assert np.abs(cheap(dm) - cheap.thinned()(dm)).max() < 1e-2
 
 
+@pytest.mark.parametrize(("start", "refine", "thin"), [
+    ("network", "auto", [True]), ("reference", "auto", [True]), ("minao", "auto", [True]),
+    ("network", 3, [False]), ("network", False, [False]),
+])  # fmt: skip
+def test_one_grid_is_made_for_a_guess(
+    start: Any, refine: Any, thin: list[bool], water: gto.Mole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = count(monkeypatch, dft.Grids, "build")
+    mf = water.RKS(xc="b3lyp")
+    tracegrad_guess(mf, start=start, refine=refine)
+    assert [bool(grids.atom_grid) for grids in made if grids is not mf.grids] == thin
+
+
 @pytest.mark.parametrize("refine", [4, "auto"])
 def test_only_what_is_corrected_is_thinned(refine: Any, water: gto.Mole, monkeypatch: pytest.MonkeyPatch) -> None:
     thinned = count(monkeypatch, CheapFock, "thinned")
     report = tracegrad_guess(water.RKS(xc="b3lyp"), refine=refine, report=True)[1]
-    assert len(thinned) == report.exact_builds == (refine == "auto")
+    assert report.exact_builds == bool(thinned) == (refine == "auto")
 
 
 @pytest.mark.parametrize("refine", [False, "auto"])
@@ -305,14 +318,16 @@ def test_fitted_hartree_fock_has_nothing_to_correct(water: gto.Mole, monkeypatch
 DIMER = "O 0 0 0; H 0 0 0.96; H 0.93 0 -0.24; O 0 0.1 3; H 0.76 0.4 3.5; H -0.76 0.4 3.5"
 
 
-def test_a_narrow_gap_is_converged_tighter() -> None:
+def test_a_narrow_gap_is_converged_tighter(monkeypatch: pytest.MonkeyPatch) -> None:
     """PySCF makes a step without DIIS at the end of its SCF, and asks for convergence after it."""
     mol = gto.M(atom=DIMER, charge=1, spin=1, basis=BASIS, verbose=0)
     mf = mol.UKS(xc="b3lyp")
+    made = count(monkeypatch, dft.Grids, "build")
     dm, report = tracegrad_guess(mf, report=True)
     schedule = schedule_for(Calculation(mf, mol), GuessOptions(), allow_exact=True)
     assert schedule is not None
     assert report.gradient < 0.1 * schedule.after_exact
+    assert [bool(grids.atom_grid) for grids in made if grids is not mf.grids] == [True, False]
     gradients: list[float] = []
     mf.callback = lambda envs: gradients.append(envs["norm_gorb"])
     mf.kernel(dm0=dm)

@@ -62,7 +62,7 @@ def measure(molecule: Molecule, xc: str = "b3lyp", basis: str = "def2-svp") -> l
 
 
 def _refine(calculation: Calculation, name: str, schedule: Schedule) -> Row:
-    start = choose_start(calculation, GuessOptions(), None)
+    start = choose_start(calculation, GuessOptions(), None, schedule.thinned)
     if start.cheap is None:
         raise ValueError(f"{name}: start {start.route!r} has no cheap operator")
     before = start.cheap.builds
