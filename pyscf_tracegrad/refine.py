@@ -33,7 +33,8 @@ _OVERSHOT = 1.5
 # A cheap SCF that gains less than this factor in so many cycles has reached its floor, or does not converge.
 _STALL_CYCLES = 20
 # Below this HOMO-LUMO gap (hartree) a step of the SCF without DIIS makes the gradient larger: eightfold at 0.04, in the
-# dimer cation of S66/02, and tenfold at 0.15 in ozone. PySCF makes such a step at the end and asks for convergence after it.
+# dimer cation of S66/02, and tenfold at 0.15 in ozone. PySCF makes such a step at the end and asks for convergence
+# after it.
 _NARROW, _TIGHTER = 0.2, 0.1
 # Gradient norm (hartree) above which cheap cycles that have come to their end are not worth an exact build.
 _HOPELESS = 0.03
