@@ -24,7 +24,7 @@ from pyscf_tracegrad.blas import one_blas_thread
 from pyscf_tracegrad.config import MAX_STEPS
 from pyscf_tracegrad.density import Factor, spin_factors
 from pyscf_tracegrad.directjk import DirectJK
-from pyscf_tracegrad.gridxc import GridXC, thin_grid
+from pyscf_tracegrad.gridxc import AtomGrid, GridXC, thin_grid
 from pyscf_tracegrad.reaction import reaction_field
 
 Array = NDArray[np.float64]
@@ -84,15 +84,18 @@ class CheapFock:
         start = time.perf_counter()
         self.mol = mol
         self._grid_level, self._keep_ao_after, self._own_jk = grid_level, keep_ao_after, own_jk
-        self._count = [0]  # lists, so that siblings share what they hold: the number of builds,
-        self._grids: list[GridXC] = []  # the grid and the thin one, at most one each, when they come to be,
+        # Lists, so that siblings share what they hold: the number of builds; what makes J and K, which may give way;
+        # the grid and the thin one, at most one each, when they come to be; and both of them.
+        self._count = [0]
+        self._integrals: list[Any] = []
+        self._grids: list[GridXC] = []
         self._thin: list[GridXC] = []
-        self._integrals: list[Any] = []  # and what makes J and K, which may give way
+        self._all_grids: list[GridXC] = []
         with one_blas_thread():
             self.overlap: Array = mol.intor_symmetric("int1e_ovlp")
             self.hcore: Array = hf.get_hcore(mol) if hcore is None else hcore
             self._integrals.append(_two_electron(mol, auxbasis) if with_df is None else with_df)
-            self._ours = with_df is None and isinstance(self.with_df, df.DF)
+            self._ours = with_df is None
             self._set_functional(xc)
             self._reaction = None if solvent_of is None else reaction_field(solvent_of, self.with_df)
         self.setup_seconds = time.perf_counter() - start
@@ -115,13 +118,9 @@ class CheapFock:
     @property
     def megabytes(self) -> float:
         """Memory of the three-centre integrals made here and of the kept AO values, MB; 0 where they cannot go."""
-        if not self._ours or isinstance(self.with_df, OwnJK) or self._reaction is not None:
+        if not self._ours or not isinstance(self.with_df, df.DF) or self._reaction is not None:
             return 0.0
         return 1e-6 * float(np.asarray(self.with_df._cderi).nbytes) + sum(grid.megabytes for grid in self._all_grids)
-
-    @property
-    def _all_grids(self) -> list[GridXC]:
-        return [*self._grids, *(grid for grid in self._thin if grid not in self._grids)]
 
     def give_way(self, mf: Any) -> None:
         """Let go what `megabytes` counts. From now on J and K come from the integrals of an SCF object (`OwnJK`), for
@@ -148,7 +147,7 @@ class CheapFock:
         if self._xctype not in ("LDA", "GGA"):
             return self
         if not self._thin:
-            self._thin.append(GridXC(self.mol, thin_grid(self.mol), self.mol.max_memory, keep_after=0))
+            self._thin.append(self._new_grid(thin_grid(self.mol), keep_after=0))
         sibling = copy.copy(self)
         sibling._grids = self._thin
         return sibling
@@ -159,8 +158,12 @@ class CheapFock:
         self._xctype: str = ni._xc_type(xc)
         self._omega, self._alpha, self._hybrid = ni.rsh_and_hybrid_coeff(xc)
         if self._xctype != "HF" and not self._grids:
-            memory = self.mol.max_memory
-            self._grids.append(GridXC(self.mol, self._grid_level, memory, self._keep_ao_after))
+            self._grids.append(self._new_grid(self._grid_level, self._keep_ao_after))
+
+    def _new_grid(self, grid: int | AtomGrid, keep_after: int) -> GridXC:
+        made = GridXC(self.mol, grid, self.mol.max_memory, keep_after)
+        self._all_grids.append(made)
+        return made
 
     def __call__(self, dm: Any) -> Array:
         """Fock matrix, hartree, PySCF AO order, of a density matrix, both (nao, nao) or both (2, nao, nao).

@@ -1,8 +1,8 @@
 """Grids of the refinement: `python -m training.bench.refinegrid --data STRUCTURES.npz --labels FILE... [--count N]`.
 
-The cheap cycles around an exact build have a thinned grid (`CheapFock.thinned`). Side by side, from the same start, on
-that grid and on the one of F_ref, with the exact build made early and late: how many cheap builds, how much time, and
-what is left, as the gradient norm that PySCF's SCF sees after its first cycle. It ends there below the square root of
+F_ref and the cheap cycles around an exact build have a thinned grid (`CheapFock.thinned`). Side by side, on that grid
+and on level 1, with the exact build made early and late: how many cheap builds after F_ref, how much time, and what is
+left, as the gradient norm that PySCF's SCF sees after its first cycle. It ends there below the square root of
 its `conv_tol`, 3.2e-5 hartree by default. So many each of: held-out molecules of the label files; closed shells, ions,
 open shells and molecules with other elements of the structures.
 """
@@ -22,12 +22,14 @@ from pyscf_tracegrad.errors import OutsideDomain
 from pyscf_tracegrad.options import GuessOptions
 from pyscf_tracegrad.refine import Schedule, refine, schedule_for
 from pyscf_tracegrad.starts import choose_start
+from training.bench.common import Level
 from training.bench.molecules import Molecule, choose, read_labels, read_npz
 from training.bench.tables import markdown
 
 # Whether the grid is thinned, and the gradient norm (hartree) at which the exact build is made.
 VARIANTS = ((False, 1e-3), (False, 1e-2), (True, 1e-3), (True, 1e-2))
 
+KINDS = ("closed shells", "ions", "open shells", "other elements")
 _KRYPTON = 36
 
 
@@ -46,12 +48,11 @@ class Row:
     gradient: float
 
 
-def measure(molecule: Molecule, xc: str = "b3lyp", basis: str = "def2-svp") -> list[Row]:
+def measure(molecule: Molecule, xc: str = "b3lyp") -> list[Row]:
     """Rows of one molecule; none, with a word, where no guess applies."""
-    mol = molecule.mole(basis)
-    mf = mol.RKS(xc=xc) if mol.spin == 0 else mol.UKS(xc=xc)
-    calculation, options = Calculation(mf, mol), GuessOptions()
-    schedule = schedule_for(calculation, options, allow_exact=True)
+    mf = Level("", xc).make_mf(molecule)
+    calculation = Calculation(mf, mf.mol)
+    schedule = schedule_for(calculation, GuessOptions(), allow_exact=True)
     if schedule is None or not schedule.exact:
         raise ValueError("the defaults make an exact build")
     try:
@@ -94,9 +95,6 @@ def table(rows: Sequence[Row], conv_tol: float = 1e-9) -> str:
         )
     header = ["grid", "exact build at", "n", "cheap builds", "their time", "gradient, median", "worst", "not converged"]
     return markdown(header, lines)
-
-
-KINDS = ("closed shells", "ions", "open shells", "other elements")
 
 
 def _kind(molecule: Molecule) -> str:
