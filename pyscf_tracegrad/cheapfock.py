@@ -26,6 +26,7 @@ from pyscf_tracegrad.density import Factor, spin_factors
 from pyscf_tracegrad.directjk import DirectJK
 from pyscf_tracegrad.gridxc import AtomGrid, GridXC, thin_grid
 from pyscf_tracegrad.reaction import reaction_field
+from pyscf_tracegrad.singlek import SingleK
 
 Array = NDArray[np.float64]
 
@@ -85,12 +86,15 @@ class CheapFock:
         self.mol = mol
         self._grid_level, self._keep_ao_after, self._own_jk = grid_level, keep_ao_after, own_jk
         # Lists, so that siblings share what they hold: the number of builds; what makes J and K, which may give way;
-        # the grid and the thin one, at most one each, when they come to be; and both of them.
+        # the grid and the thin one, at most one each, when they come to be; both of them; and exchange in single
+        # precision, which goes with the thin one.
         self._count = [0]
         self._integrals: list[Any] = []
         self._grids: list[GridXC] = []
         self._thin: list[GridXC] = []
         self._all_grids: list[GridXC] = []
+        self._single: list[SingleK] = []
+        self._is_thinned = False
         with one_blas_thread():
             self.overlap: Array = mol.intor_symmetric("int1e_ovlp")
             self.hcore: Array = hf.get_hcore(mol) if hcore is None else hcore
@@ -120,13 +124,15 @@ class CheapFock:
         """Memory of the three-centre integrals made here and of the kept AO values, MB; 0 where they cannot go."""
         if not self._ours or not isinstance(self.with_df, df.DF) or self._reaction is not None:
             return 0.0
-        return 1e-6 * float(np.asarray(self.with_df._cderi).nbytes) + sum(grid.megabytes for grid in self._all_grids)
+        kept: list[GridXC | SingleK] = [*self._all_grids, *self._single]
+        return 1e-6 * float(np.asarray(self.with_df._cderi).nbytes) + sum(each.megabytes for each in kept)
 
     def give_way(self, mf: Any) -> None:
         """Let go what `megabytes` counts. From now on J and K come from the integrals of an SCF object (`OwnJK`), for
         the siblings too.
         """
         self._integrals[0] = OwnJK(mf)
+        self._single.clear()
         for grid in self._all_grids:
             grid.forget()
 
@@ -140,16 +146,17 @@ class CheapFock:
         return sibling
 
     def thinned(self) -> CheapFock:
-        """The same operator on the thinnest grid that serves between two corrections (`thin_grid`), at half the price.
+        """The same operator on the thinnest grid that serves between two corrections (`thin_grid`), with exchange and
+        grid in single precision where memory allows it: at a quarter of the price.
 
         Itself where there is no grid, or a meta-GGA, which needs more radial points.
         """
         if self._xctype not in ("LDA", "GGA"):
             return self
         if not self._thin:
-            self._thin.append(self._new_grid(thin_grid(self.mol), keep_after=0))
+            self._thin.append(self._new_grid(thin_grid(self.mol), keep_after=0, single=True))
         sibling = copy.copy(self)
-        sibling._grids = self._thin
+        sibling._grids, sibling._is_thinned = self._thin, True
         return sibling
 
     def _set_functional(self, xc: str) -> None:
@@ -160,8 +167,8 @@ class CheapFock:
         if self._xctype != "HF" and not self._grids:
             self._grids.append(self._new_grid(self._grid_level, self._keep_ao_after))
 
-    def _new_grid(self, grid: int | AtomGrid, keep_after: int) -> GridXC:
-        made = GridXC(self.mol, grid, self.mol.max_memory, keep_after)
+    def _new_grid(self, grid: int | AtomGrid, keep_after: int, single: bool = False) -> GridXC:
+        made = GridXC(self.mol, grid, self.mol.max_memory, keep_after, single)
         self._all_grids.append(made)
         return made
 
@@ -182,11 +189,12 @@ class CheapFock:
 
     def _coulomb_exchange(self, factors: tuple[Factor, ...]) -> Array:
         """J - c_x K (s, nao, nao); for one factor, the whole density, J - c_x K / 2."""
-        dm = _densities(factors)
-        tagged = _tagged(dm, factors)
+        tagged = _tagged(_densities(factors), factors)
         scale = 0.5 if len(factors) == 1 else 1.0
         with_k = abs(self._hybrid) > 1e-10
-        vj, vk = self.with_df.get_jk(tagged, hermi=1, with_k=with_k)
+        single = self._single_k(factors) if with_k else None
+        vj, vk = self.with_df.get_jk(tagged, hermi=1, with_k=with_k and single is None)
+        vk = vk if single is None else single(factors)
         total: Array = np.repeat(vj.sum(0, keepdims=True), len(factors), axis=0)
         if with_k:
             total -= (scale * self._hybrid) * vk
@@ -194,6 +202,15 @@ class CheapFock:
             long_range = self.with_df.get_jk(tagged, hermi=1, with_j=False, with_k=True, omega=self._omega)[1]
             total -= (scale * (self._alpha - self._hybrid)) * long_range
         return total
+
+    def _single_k(self, factors: tuple[Factor, ...]) -> SingleK | None:
+        """Exchange in single precision, where this operator may have it; made when it is first used."""
+        if not self._is_thinned or not all((f.occupations >= 0).all() for f in factors):
+            return None
+        if not self._single and SingleK.possible(self.with_df, self.mol.max_memory):
+            n_occupied = max(self.mol.nelec)
+            self._single.append(SingleK(self.with_df._cderi, self.mol.nao, n_occupied))
+        return self._single[0] if self._single else None
 
 
 class OwnJK:

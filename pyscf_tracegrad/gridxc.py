@@ -1,15 +1,16 @@
 """V_xc on a coarse grid, cheap to evaluate again and again, for restricted and unrestricted densities.
 
 The same as `pyscf.dft.numint.nr_rks` and `nr_uks` at a third of their time: numpy's matrix products on blocks of AO
-values that stay in the allocator's reach, or that are kept.
+values that stay in the allocator's reach, or that are kept; in single precision at a sixth, to some 1e-8 hartree (5e-6
+the largest element).
 
 Array letters: g grid points, p AOs, i occupied orbitals, x the value and its three derivatives, s spin.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +19,19 @@ from pyscf.data.elements import _std_symbol_without_ghost, charge
 from pyscf.dft import gen_grid, numint
 
 from pyscf_tracegrad.density import Factor
+from pyscf_tracegrad.workers import sum_over_workers
 
 Array = NDArray[np.float64]
+# AO values and what is made of them, in double or single precision
+Values = NDArray[np.floating[Any]]
 
 # 72 x 56 grid points a block (PySCF's kernels work on multiples of 56): 4 x 4032 x 130 AOs x 8 bytes = 17 MB, small
 # enough that the allocator reuses the pages; a single array for the whole grid costs six times as much in page faults.
 _BLOCK = 72 * numint.BLKSIZE
 _THIN_ANGULAR = 110
+# AO values and potentials below these are nothing. In single precision they must go: their products would be subnormal
+# numbers, and arithmetic with those takes four times as long.
+_NO_AO, _NO_POTENTIAL = 1e-12, 1e-14
 
 AtomGrid = dict[str, tuple[int, int]]
 
@@ -47,16 +54,18 @@ class GridXC:
     2e-5), or numbers of radial and angular points of each element, as PySCF's `Grids.atom_grid`. max_memory: MB; bounds
     the AO values that are kept. keep_after: AO values are kept from this evaluation on. Keeping costs one allocation of
     the whole grid, as much as about six evaluations, so it pays for the many builds of a refinement and not for the two
-    or three of a reference.
+    or three of a reference. single: AO values and matrix products in single precision.
     """
 
-    def __init__(self, mol: gto.Mole, grid: int | AtomGrid, max_memory: float, keep_after: int) -> None:
-        self.mol, self.max_memory, self.keep_after = mol, max_memory, keep_after
+    def __init__(
+        self, mol: gto.Mole, grid: int | AtomGrid, max_memory: float, keep_after: int, single: bool = False
+    ) -> None:
+        self.mol, self.max_memory, self.keep_after, self.single = mol, max_memory, keep_after, single
         self.evaluations = 0
         self._grid = grid
         self._numint = numint.NumInt()
         self._eval_name = f"GTOval_{'cart' if mol.cart else 'sph'}_deriv1"
-        self._kept: list[Array] = []
+        self._kept: dict[int, Values] = {}  # by number of the block
 
     @cached_property
     def _points(self) -> tuple[Array, Array, Array]:
@@ -77,68 +86,101 @@ class GridXC:
     @property
     def megabytes(self) -> float:
         """Memory of the kept AO values, MB."""
-        return 1e-6 * sum(ao.nbytes for ao in self._kept)
+        return 1e-6 * sum(ao.nbytes for ao in self._kept.values())
 
     def forget(self) -> None:
         """Let the kept AO values go."""
         self._kept.clear()
 
-    def _blocks(self) -> Iterator[tuple[Array, Array]]:
-        """AO values (x, g, p) and weights (g,) of consecutive blocks of the grid."""
+    def _block(self, number: int, keep: bool) -> tuple[Values, Array]:
+        """AO values (x, g, p) and weights (g,) of one block of the grid."""
         coords, weights, mask = self._points
-        npoints = len(weights)
-        free = self.max_memory - lib.current_memory()[0]
-        keep = self.evaluations >= self.keep_after and 4 * npoints * self.mol.nao * 8e-6 < 0.5 * free
-        for number, start in enumerate(range(0, npoints, _BLOCK)):
-            points = slice(start, min(start + _BLOCK, npoints))
-            if number < len(self._kept):
-                yield self._kept[number], weights[points]
-                continue
-            rows = slice(start // numint.BLKSIZE, -(-points.stop // numint.BLKSIZE))
-            ao: Array = self.mol.eval_gto(self._eval_name, coords[points], non0tab=mask[rows])
+        points = slice(number * _BLOCK, min((number + 1) * _BLOCK, len(weights)))
+        ao = self._kept.get(number)
+        if ao is None:
+            rows = slice(points.start // numint.BLKSIZE, -(-points.stop // numint.BLKSIZE))
+            ao = self.mol.eval_gto(self._eval_name, coords[points], non0tab=mask[rows])
+            if self.single:
+                ao = _single(ao, _NO_AO)
             if keep:
-                self._kept.append(ao)
-            yield ao, weights[points]
+                self._kept[number] = ao
+        return ao, weights[points]
+
+    def _keeps(self) -> bool:
+        """Whether this evaluation keeps its AO values."""
+        free = self.max_memory - lib.current_memory()[0]
+        megabytes = 4 * len(self) * self.mol.nao * (4e-6 if self.single else 8e-6)
+        return self.evaluations >= self.keep_after and megabytes < 0.5 * free
 
     def __call__(self, xc: str, factors: tuple[Factor, ...]) -> Array:
         """V_xc (s, nao, nao), hartree, of one factor (restricted, the whole density) or two (one per spin)."""
         xctype = self._numint._xc_type(xc)
-        nao = self.mol.nao
-        half = np.zeros((len(factors), nao, nao))  # V = half + half^T
-        buffer = np.empty(_BLOCK * nao)
-        for ao, weights in self._blocks():
-            ao = ao[:1] if xctype == "LDA" else ao
-            rho = np.stack([_density(ao, factor, xctype) for factor in factors])  # (s, x, g)
-            rho = rho[:, 0] if xctype == "LDA" else rho
-            potential = self._numint.eval_xc_eff(xc, rho[0] if len(factors) == 1 else rho, deriv=1, xctype=xctype)[1]
-            for spin, weighted in enumerate(potential.reshape(len(factors), -1, len(weights)) * weights):
-                half[spin] += _half_matrix(ao, weighted, xctype, buffer)
+        nao, keep, n_blocks = self.mol.nao, self._keeps(), -(-len(self) // _BLOCK)
+
+        def part(first: int, step: int) -> Array:
+            half = np.zeros((len(factors), nao, nao))  # V = half + half^T
+            buffer = np.empty(_BLOCK * nao)
+            for number in range(first, n_blocks, step):
+                ao, weights = self._block(number, keep)
+                ao = ao[:1] if xctype == "LDA" else ao
+                potential = self._potential(xc, xctype, ao, factors)
+                for spin, weighted in enumerate(potential * weights):
+                    half[spin] += _half_matrix(ao, weighted, xctype, buffer)
+            return half
+
+        half = sum_over_workers(part, n_blocks)
         self.evaluations += 1
         total: Array = half + half.transpose(0, 2, 1)
         return total
 
+    def _potential(self, xc: str, xctype: str, ao: Values, factors: tuple[Factor, ...]) -> Array:
+        """Derivatives (s, x, g) of the energy by the components of the density."""
+        rho = np.stack([_density(ao, factor, xctype) for factor in factors]).astype(np.float64)  # (s, x, g)
+        rho = rho[:, 0] if xctype == "LDA" else rho
+        rho = rho[0] if len(factors) == 1 else rho
+        potential = self._numint.eval_xc_eff(xc, rho, deriv=1, xctype=xctype)[1]
+        return np.asarray(potential).reshape(len(factors), -1, ao.shape[1])
 
-def _half_matrix(ao: Array, weighted: Array, xctype: str, buffer: Array) -> Array:
+
+def _single(values: Array, nothing: float) -> Values:
+    """In single precision, without what is smaller than `nothing`."""
+    made = values.astype(np.float32)  # keeps the order of the axes in memory
+    made[np.abs(made) < nothing] = 0.0
+    return made
+
+
+def _half_matrix(ao: Values, weighted: Array, xctype: str, buffer: Array) -> Values:
     """Half of the matrix of a potential (x, g), weights included; its transpose is the other half."""
     weighted[0] *= 0.5  # the value term is symmetric by itself, the gradient terms are not
-    half: Array = ao[0].T @ numint._scale_ao(ao, weighted[: len(ao)], buffer)
+    half: Values = ao[0].T @ _scaled(ao, weighted[: len(ao)], buffer)
     if xctype == "MGGA":  # tau = 1/2 sum |grad psi|^2, half of it here
         for x in range(1, 4):
-            half += ao[x].T @ numint._scale_ao(ao[x], 0.25 * weighted[4], buffer)
+            half += ao[x].T @ _scaled(ao[x : x + 1], 0.25 * weighted[4:], buffer)
     return half
 
 
-def _density(ao: Array, factor: Factor, xctype: str) -> Array:
+def _scaled(ao: Values, weighted: Array, buffer: Array) -> Values:
+    """Sum over x of AO values (x, g, p) times a potential (x, g): (g, p)."""
+    if ao.dtype == np.float64:
+        scaled: Values = numint._scale_ao(ao, weighted, buffer)
+        return scaled
+    out = np.frombuffer(buffer, dtype=np.float32, count=ao[0].size).reshape(ao.shape[2], ao.shape[1])
+    np.einsum("xgp,xg->pg", ao, _single(weighted, _NO_POTENTIAL), out=out)
+    return out.T
+
+
+def _density(ao: Values, factor: Factor, xctype: str) -> Values:
     """Density components (x, g) as `NumInt.eval_xc_eff` takes them: value, gradient (GGA), tau (meta-GGA).
 
     The same as `numint.eval_rho2`, at a third of its time: numpy's matrix product on all four components at once.
     """
-    orbitals = np.matmul(factor.orbitals.T, ao.transpose(0, 2, 1))  # (x, i, g)
-    scaled = orbitals[0] * factor.occupations[:, None]
-    rho: Array = np.einsum("ig,xig->xg", scaled, orbitals)
+    coefficients, occupations = factor.orbitals.astype(ao.dtype), factor.occupations.astype(ao.dtype)
+    orbitals = np.matmul(coefficients.T, ao.transpose(0, 2, 1))  # (x, i, g)
+    scaled = orbitals[0] * occupations[:, None]
+    rho: Values = np.einsum("ig,xig->xg", scaled, orbitals)
     rho[1:] *= 2
     if xctype == "MGGA":
         gradient = orbitals[1:]
-        tau = 0.5 * np.einsum("xig,xig,i->g", gradient, gradient, factor.occupations)
+        tau = 0.5 * np.einsum("xig,xig,i->g", gradient, gradient, occupations)
         rho = np.vstack([rho, tau])
     return rho

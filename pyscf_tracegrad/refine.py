@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf.scf.diis import CDIIS
 
+from pyscf_tracegrad.blas import one_blas_thread
 from pyscf_tracegrad.calculation import Calculation, State
 from pyscf_tracegrad.cheapfock import CheapFock
 from pyscf_tracegrad.options import GuessOptions
@@ -180,13 +181,14 @@ def refine(
         return limit - (cheap.builds - first_build)
 
     seeded = [] if calculation.form == "restricted-open" else list(pairs)  # Roothaan's matrix needs one set of orbitals
-    extrapolated = cycles.seed(seeded)
-    pair = cycles.build(start)
-    rejected = bool(seeded) and left() > 0 and _overshot(pair, seeded, calculation.overlap)
-    if rejected:
-        start = calculation.state(extrapolated)
+    with one_blas_thread():
+        extrapolated = cycles.seed(seeded)
         pair = cycles.build(start)
-    state, gradient = cycles.run(start, pair, tolerance, left)
+        rejected = bool(seeded) and left() > 0 and _overshot(pair, seeded, calculation.overlap)
+        if rejected:
+            start = calculation.state(extrapolated)
+            pair = cycles.build(start)
+        state, gradient = cycles.run(start, pair, tolerance, left)
     seconds = {"cheap cycles": time.perf_counter() - begin}
     exact_builds = 0
     if schedule.exact and gradient < _HOPELESS:
@@ -199,8 +201,9 @@ def refine(
         narrow = state.gap < _NARROW
         last = cheap if narrow else cycles.cheap  # PySCF's step enlarges what the thin grid leaves, too
         tolerance = schedule.after_exact * (_TIGHTER if narrow else 1.0)
-        pair = Pair(state.dm, last(state.dm))
-        cycles.restart(exact - pair.fock, last)
-        state, gradient = cycles.run(state, pair, tolerance, left)
+        with one_blas_thread():
+            pair = Pair(state.dm, last(state.dm))
+            cycles.restart(exact - pair.fock, last)
+            state, gradient = cycles.run(state, pair, tolerance, left)
         seconds["cheap cycles"] += time.perf_counter() - begin
     return Refined(state, gradient, exact_builds, rejected, seconds)

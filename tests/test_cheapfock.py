@@ -84,7 +84,7 @@ def test_kept_ao_values_change_nothing(formaldehyde: gto.Mole) -> None:
     (grid,) = cheap._grids
     assert not grid._kept
     kept, again = cheap(dm), cheap(dm)
-    assert sum(ao.shape[1] for ao in grid._kept) == len(grid)
+    assert sum(ao.shape[1] for ao in grid._kept.values()) == len(grid)
     assert np.abs(kept - fresh).max() < 1e-12
     assert np.abs(again - fresh).max() < 1e-12
 
