@@ -39,8 +39,9 @@ class SingleK:
     def __init__(self, integrals: Array, nao: int, n_occupied: int) -> None:
         self._nao = nao
         self._step = max(1, _ELEMENTS // (nao * n_occupied))
-        self._blocks = [
-            _unpacked(integrals[start : start + self._step], nao) for start in range(0, len(integrals), self._step)
+        self._blocks: list[Single] = [
+            lib.unpack_tril(integrals[start : start + self._step]).astype(np.float32)
+            for start in range(0, len(integrals), self._step)
         ]
 
     @staticmethod
@@ -61,12 +62,12 @@ class SingleK:
 
         Occupations must not be negative.
         """
-        weighted = [np.asarray(f.orbitals * np.sqrt(f.occupations), dtype=np.float32) for f in factors]
+        weighted = [np.ascontiguousarray((f.orbitals * np.sqrt(f.occupations)).T, dtype=np.float32) for f in factors]
 
         def part(first: int, step: int) -> Array:
             total = np.zeros((len(factors), self._nao, self._nao))
-            widest = max(w.shape[1] for w in weighted)
-            buffer = np.empty(self._nao * self._step * widest, dtype=np.float32)
+            widest = max(len(w) for w in weighted)
+            buffer = np.empty(self._step * widest * self._nao, dtype=np.float32)
             for block in self._blocks[first::step]:
                 for spin, orbitals in enumerate(weighted):
                     total[spin] += _exchange(block, orbitals, buffer)
@@ -75,17 +76,11 @@ class SingleK:
         return sum_over_workers(part, len(self._blocks))
 
 
-def _unpacked(triangles: Array, nao: int) -> Single:
-    """(P, pq) -> (p, P, q), so that both products of `_exchange` are of plain matrices."""
-    block = np.empty((nao, len(triangles), nao), dtype=np.float32)
-    block[:] = lib.unpack_tril(triangles).transpose(1, 0, 2)
-    return block
-
-
 def _exchange(block: Single, orbitals: Single, buffer: Single) -> Single:
-    nao, n_fitting, _ = block.shape
-    half = buffer[: nao * n_fitting * orbitals.shape[1]].reshape(nao * n_fitting, -1)
-    np.matmul(block.reshape(nao * n_fitting, nao), orbitals, out=half)
-    half = half.reshape(nao, -1)
-    exchange: Single = half @ half.T
+    """Part of K (p, q) from integrals (P, p, q) and weighted orbitals (i, p)."""
+    n_fitting, nao, _ = block.shape
+    half = buffer[: n_fitting * orbitals.size].reshape(n_fitting, *orbitals.shape)
+    np.matmul(orbitals, block, out=half)
+    half = half.reshape(-1, nao)
+    exchange: Single = half.T @ half
     return exchange
