@@ -85,15 +85,13 @@ class CheapFock:
         start = time.perf_counter()
         self.mol = mol
         self._grid_level, self._keep_ao_after, self._own_jk = grid_level, keep_ao_after, own_jk
-        # Lists, so that siblings share what they hold: the number of builds; what makes J and K, which may give way;
-        # the grid and the thin one, at most one each, when they come to be; both of them; and exchange in single
-        # precision, which goes with the thin one.
+        # Lists and dictionaries, so that siblings share what they hold: the number of builds; what makes J and K, which
+        # may give way; grids, by whether they have few points and whether they are in single precision; exchange in
+        # single precision, by the range separation omega.
         self._count = [0]
         self._integrals: list[Any] = []
-        self._grids: list[GridXC] = []
-        self._thin: list[GridXC] = []
-        self._all_grids: list[GridXC] = []
-        self._single: list[SingleK] = []
+        self._grids: dict[tuple[bool, bool], GridXC] = {}
+        self._single: dict[float, SingleK] = {}
         self._is_thinned = False
         with one_blas_thread():
             self.overlap: Array = mol.intor_symmetric("int1e_ovlp")
@@ -124,8 +122,10 @@ class CheapFock:
         """Memory of the three-centre integrals made here and of the kept AO values, MB; 0 where they cannot go."""
         if not self._ours or not isinstance(self.with_df, df.DF) or self._reaction is not None:
             return 0.0
-        kept: list[GridXC | SingleK] = [*self._all_grids, *self._single]
-        return 1e-6 * float(np.asarray(self.with_df._cderi).nbytes) + sum(each.megabytes for each in kept)
+        kept: list[GridXC | SingleK] = [*self._grids.values(), *self._single.values()]
+        fitted = (each._cderi for each in (self.with_df, *self.with_df._rsh_df.values()))
+        held = sum(integrals.nbytes for integrals in fitted if isinstance(integrals, np.ndarray))
+        return 1e-6 * held + sum(each.megabytes for each in kept)
 
     def give_way(self, mf: Any) -> None:
         """Let go what `megabytes` counts. From now on J and K come from the integrals of an SCF object (`OwnJK`), for
@@ -133,7 +133,7 @@ class CheapFock:
         """
         self._integrals[0] = OwnJK(mf)
         self._single.clear()
-        for grid in self._all_grids:
+        for grid in self._grids.values():
             grid.forget()
 
     def with_theory(self, xc: str, hcore: Array | None = None) -> CheapFock:
@@ -146,17 +146,15 @@ class CheapFock:
         return sibling
 
     def thinned(self) -> CheapFock:
-        """The same operator on the thinnest grid that serves between two corrections (`thin_grid`), with exchange and
-        grid in single precision where memory allows it: at a quarter of the price.
+        """What serves between two corrections, at a quarter of the price: the same operator on the thinnest grid
+        (`thin_grid`; a meta-GGA needs the points that there are), with that and exchange in single precision.
 
-        Itself where there is no grid, or a meta-GGA, which needs more radial points.
+        Itself where it is the user's own operator.
         """
-        if self._xctype not in ("LDA", "GGA"):
+        if self.exact:
             return self
-        if not self._thin:
-            self._thin.append(self._new_grid(thin_grid(self.mol), keep_after=0, single=True))
         sibling = copy.copy(self)
-        sibling._grids, sibling._is_thinned = self._thin, True
+        sibling._is_thinned = True
         return sibling
 
     def _set_functional(self, xc: str) -> None:
@@ -164,13 +162,16 @@ class CheapFock:
         ni = numint.NumInt()
         self._xctype: str = ni._xc_type(xc)
         self._omega, self._alpha, self._hybrid = ni.rsh_and_hybrid_coeff(xc)
-        if self._xctype != "HF" and not self._grids:
-            self._grids.append(self._new_grid(self._grid_level, self._keep_ao_after))
 
-    def _new_grid(self, grid: int | AtomGrid, keep_after: int, single: bool = False) -> GridXC:
-        made = GridXC(self.mol, grid, self.mol.max_memory, keep_after, single)
-        self._all_grids.append(made)
-        return made
+    @property
+    def grid(self) -> GridXC:
+        """The grid of V_xc; made when it is first asked for, AO values when they are first needed."""
+        few, single = self._is_thinned and self._xctype != "MGGA", self._is_thinned
+        if (few, single) not in self._grids:
+            points: int | AtomGrid = thin_grid(self.mol) if few else self._grid_level
+            keep_after = 0 if single else self._keep_ao_after
+            self._grids[few, single] = GridXC(self.mol, points, self.mol.max_memory, keep_after, single)
+        return self._grids[few, single]
 
     def __call__(self, dm: Any) -> Array:
         """Fock matrix, hartree, PySCF AO order, of a density matrix, both (nao, nao) or both (2, nao, nao).
@@ -181,7 +182,7 @@ class CheapFock:
             factors = spin_factors(dm, self.overlap)
             fock = self.hcore + self._coulomb_exchange(factors)
             if self._xctype != "HF":
-                fock += self._grids[0](self.xc, factors)
+                fock += self.grid(self.xc, factors)
             if self._reaction is not None:
                 fock += self._reaction(_densities(factors).sum(0))
         self._count[0] += 1
@@ -192,25 +193,35 @@ class CheapFock:
         tagged = _tagged(_densities(factors), factors)
         scale = 0.5 if len(factors) == 1 else 1.0
         with_k = abs(self._hybrid) > 1e-10
-        single = self._single_k(factors) if with_k else None
+        single = self._single_k(factors, 0.0) if with_k else None
         vj, vk = self.with_df.get_jk(tagged, hermi=1, with_k=with_k and single is None)
         vk = vk if single is None else single(factors)
         total: Array = np.repeat(vj.sum(0, keepdims=True), len(factors), axis=0)
         if with_k:
             total -= (scale * self._hybrid) * vk
         if abs(self._omega) > 1e-10:  # range separation, as in pyscf.dft.rks.get_veff
-            long_range = self.with_df.get_jk(tagged, hermi=1, with_j=False, with_k=True, omega=self._omega)[1]
-            total -= (scale * (self._alpha - self._hybrid)) * long_range
+            total -= (scale * (self._alpha - self._hybrid)) * self._long_range(tagged, factors)
         return total
 
-    def _single_k(self, factors: tuple[Factor, ...]) -> SingleK | None:
+    def _long_range(self, tagged: Any, factors: tuple[Factor, ...]) -> Array:
+        """K (s, nao, nao) of erf(omega r) / r."""
+        single = self._single_k(factors, self._omega)
+        if single is not None:
+            return single(factors)
+        vk: Array = self.with_df.get_jk(tagged, hermi=1, with_j=False, with_k=True, omega=self._omega)[1]
+        return vk
+
+    def _single_k(self, factors: tuple[Factor, ...], omega: float) -> SingleK | None:
         """Exchange in single precision, where this operator may have it; made when it is first used."""
-        if not self._is_thinned or not all((f.occupations >= 0).all() for f in factors):
+        fitted = isinstance(self.with_df, df.DF)
+        if not (self._is_thinned and fitted and all((f.occupations >= 0).all() for f in factors)):
             return None
-        if not self._single and SingleK.possible(self.with_df, self.mol.max_memory):
-            n_occupied = max(self.mol.nelec)
-            self._single.append(SingleK(self.with_df._cderi, self.mol.nao, n_occupied))
-        return self._single[0] if self._single else None
+        if omega not in self._single:
+            integrals = _fitted_integrals(self.with_df, omega)
+            if not SingleK.possible(integrals, self.mol.max_memory):
+                return None
+            self._single[omega] = SingleK(integrals, self.mol.nao, max(self.mol.nelec))
+        return self._single[omega]
 
 
 class OwnJK:
@@ -252,6 +263,16 @@ def _tagged(dm: Array, factors: tuple[Factor, ...]) -> Any:
     mo_coeff = np.stack([np.pad(f.orbitals, ((0, 0), (0, n - len(f.occupations)))) for f in factors])
     mo_occ = np.stack([np.pad(f.occupations, (0, n - len(f.occupations))) for f in factors])
     return lib.tag_array(dm, mo_coeff=mo_coeff, mo_occ=mo_occ)
+
+
+def _fitted_integrals(with_df: df.DF, omega: float) -> Any:
+    """(P, pq), lower triangles: an array, or what stands for it where they are on disk."""
+    if omega:
+        with with_df.range_coulomb(omega) as long_range:
+            return _fitted_integrals(long_range, 0.0)
+    if with_df._cderi is None:
+        with_df.build()
+    return with_df._cderi
 
 
 def fitting_megabytes(mol: gto.Mole, auxbasis: Any = None) -> float:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pyscf import df, lib
+from pyscf import lib
 
 from pyscf_tracegrad.density import Factor
 from pyscf_tracegrad.workers import sum_over_workers
@@ -45,10 +45,9 @@ class SingleK:
         ]
 
     @staticmethod
-    def possible(with_df: Any, max_memory: float) -> bool:
-        """Whether J and K come from integrals in memory, and max_memory (MB) has room for them once more."""
-        integrals = getattr(with_df, "_cderi", None)
-        if not isinstance(with_df, df.DF) or not isinstance(integrals, np.ndarray):
+    def possible(integrals: Any, max_memory: float) -> bool:
+        """Whether the integrals are in memory, and max_memory (MB) has room for them once more."""
+        if not isinstance(integrals, np.ndarray):
             return False
         return bool(integrals.nbytes * 1e-6 < _SHARE * (max_memory - lib.current_memory()[0]))
 

@@ -15,6 +15,7 @@ from pyscf.scf import hf
 from pyscf_tracegrad import OutsideDomain, tracegrad_guess
 from pyscf_tracegrad.calculation import Calculation
 from pyscf_tracegrad.cheapfock import CheapFock, OwnJK
+from pyscf_tracegrad.density import spin_factors
 from pyscf_tracegrad.gridxc import thin_grid
 from pyscf_tracegrad.options import GuessOptions
 from pyscf_tracegrad.reference import Pair, diis_errors
@@ -82,8 +83,7 @@ def test_siblings_share_grid_integrals_and_count(water: gto.Mole) -> None:
     cheap = CheapFock(water, "hf")
     first, second = cheap.with_theory("b3lyp"), cheap.with_theory("pbe", hcore=np.zeros_like(cheap.hcore))
     assert first.with_df is second.with_df is cheap.with_df
-    assert len(first._grids) == 1
-    assert first._grids[0] is second._grids[0]
+    assert first.grid is second.grid
     assert np.abs(first(dm) - CheapFock(water, "b3lyp")(dm)).max() < 1e-10
     assert np.abs(second(dm) - CheapFock(water, "pbe")(dm) + hf.get_hcore(water)).max() < 1e-10
     assert np.abs(cheap(dm) - CheapFock(water, "hf")(dm)).max() < 1e-10
@@ -95,24 +95,49 @@ def test_thinned_operator_differs_by_its_grid_and_precision_alone(xc: str, forma
     cheap = CheapFock(formaldehyde, xc)
     thin = cheap.thinned()
     dm = hf.init_guess_by_minao(formaldehyde)
-    assert 0.2 < len(thin._grids[0]) / len(cheap._grids[0]) < 0.5
+    assert 0.2 < len(thin.grid) / len(cheap.grid) < 0.5
     assert 1e-7 < np.abs(cheap(dm) - thin(dm)).max() < 1e-2
     assert thin.with_df is cheap.with_df
     assert thin.builds == cheap.builds == 2
-    assert len(thin._grids[0]._kept) > 0
+    assert len(thin.grid._kept) > 0
 
 
-@pytest.mark.parametrize("xc", ["hf", "tpss"])
-def test_without_a_grid_or_with_a_meta_gga_nothing_is_thinned(xc: str, water: gto.Mole) -> None:
-    cheap = CheapFock(water, xc)
-    assert cheap.thinned() is cheap
+@pytest.mark.parametrize("xc", ["hf", "tpss", "m062x"])
+def test_what_needs_its_grid_or_has_none_differs_by_precision_alone(xc: str, formaldehyde: gto.Mole) -> None:
+    cheap = CheapFock(formaldehyde, xc)
+    thin = cheap.thinned()
+    dm = hf.init_guess_by_minao(formaldehyde)
+    assert 0.0 < np.abs(cheap(dm) - thin(dm)).max() < 2e-5
+    if xc != "hf":
+        assert len(thin.grid) == len(cheap.grid)
+        assert thin.grid.single
+        assert not cheap.grid.single
+
+
+def test_own_integrals_are_not_thinned(water: gto.Mole) -> None:
+    own = CheapFock(water, "hf", with_df=OwnJK(water.RHF()), own_jk=True)
+    assert own.exact
+    assert own.thinned() is own
+    assert own.with_theory("b3lyp").thinned() is not own
+
+
+@pytest.mark.parametrize("xc", ["cam-b3lyp", "hse06"])
+def test_long_range_exchange_is_in_single_precision_too(xc: str, formaldehyde: gto.Mole) -> None:
+    cheap = CheapFock(formaldehyde, xc)
+    thin = cheap.thinned()
+    dm = hf.init_guess_by_minao(formaldehyde)
+    factors = spin_factors(dm, cheap.overlap)
+    double, before = cheap._coulomb_exchange(factors), cheap.megabytes
+    assert 0.0 < np.abs(thin._coulomb_exchange(factors) - double).max() < 1e-5
+    assert cheap.megabytes - before == pytest.approx(sum(k.megabytes for k in cheap._single.values()))
+    assert len(cheap._single) == 2
 
 
 def test_integrals_that_gave_way_are_gone_for_siblings(water: gto.Mole) -> None:
     cheap = CheapFock(water, "b3lyp")
     thin, other = cheap.thinned(), cheap.with_theory("pbe")
     thin(hf.init_guess_by_minao(water))
-    assert cheap.megabytes > 1e-6 * cheap.with_df._cderi.nbytes + cheap._single[0].megabytes > 0
+    assert cheap.megabytes > 1e-6 * cheap.with_df._cderi.nbytes + cheap._single[0.0].megabytes > 0
     thin.give_way(water.RKS(xc="b3lyp"))
     assert all(isinstance(c.with_df, OwnJK) and c.megabytes == 0.0 for c in (cheap, thin, other))
 
@@ -203,7 +228,7 @@ def test_cheap_operator_gives_way_to_integrals_in_memory(
     calculation = Calculation(mf, formaldehyde)
     cheap = calculation.cheap(1)
     dm = mf.get_init_guess()
-    while not cheap._grids[0]._kept:
+    while not cheap.grid._kept:
         before = cheap(dm)
     held = cheap.megabytes
     assert held > 1e-6 * cheap.with_df._cderi.nbytes > 0
@@ -215,7 +240,7 @@ def test_cheap_operator_gives_way_to_integrals_in_memory(
     gave_way = isinstance(cheap.with_df, OwnJK)
     assert gave_way == (missing == 0.5)
     assert mf.max_memory == limit
-    assert bool(cheap._grids[0]._kept) != gave_way
+    assert bool(cheap.grid._kept) != gave_way
     exact = calculation.exact_fock(dm)
     assert (mf._eri is not None) == (missing < 1.0)
     mf.grids.level, mf.grids.coords = 1, None

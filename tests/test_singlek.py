@@ -10,7 +10,6 @@ from pyscf.scf import hf
 from pyscf_tracegrad import singlek
 from pyscf_tracegrad.cheapfock import CheapFock
 from pyscf_tracegrad.density import spin_factors
-from pyscf_tracegrad.directjk import DirectJK
 from pyscf_tracegrad.singlek import SingleK
 
 
@@ -57,10 +56,11 @@ def test_only_with_integrals_in_memory_and_room_for_them_twice(
     monkeypatch.setattr(lib, "current_memory", lambda: (100.0, 100.0))
     with_df = fitted(formaldehyde)
     megabytes = 1e-6 * with_df._cderi.nbytes
-    assert SingleK.possible(with_df, 100.0 + 2.1 * megabytes)
-    assert not SingleK.possible(with_df, 100.0 + 1.9 * megabytes)
-    assert not SingleK.possible(DirectJK(formaldehyde), 1e6)
-    assert not SingleK.possible(df.DF(formaldehyde), 1e6)  # not built
+    assert SingleK.possible(with_df._cderi, 100.0 + 2.1 * megabytes)
+    assert not SingleK.possible(with_df._cderi, 100.0 + 1.9 * megabytes)
+    with_df.max_memory = 0  # to disk
+    with_df.reset().build()
+    assert not SingleK.possible(with_df._cderi, 1e6)
 
 
 def test_full_memory_leaves_the_thinned_operator_in_double(
