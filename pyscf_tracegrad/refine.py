@@ -7,7 +7,8 @@ occupied-virtual error of 2 to 3e-6.
 
 Exact correction: one build of the user's own operator at the refined density, delta = F_exact[D] - F_cheap[D], and the
 cheap SCF converged again with delta added (deferred correction). It removes the floor: what is left is the change of
-delta with the density, second order. So the cycles around it may have an even cheaper grid (`CheapFock.thinned`).
+delta with the density, second order. So the cycles around it may have an even cheaper grid, and single precision
+(`CheapFock.thinned`).
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class Schedule:
 
     floor: gradient norm (hartree) at which the cheap cycles end if no exact build follows. before_exact: that at which
     the exact build is made. after_exact: that of the second cheap SCF; where the gap is narrow a tenth of it and not on
-    the thinned grid. limit: cheap builds at most, in all. exact: whether an exact build is made. thin: whether the
-    cycles around it have the thinned grid.
+    the thinned operator. limit: cheap builds at most, in all. exact: whether an exact build is made. thin: whether the
+    cycles around it have the thinned operator.
     """
 
     floor: float = 2e-4
@@ -62,7 +63,7 @@ class Schedule:
 
     @property
     def thinned(self) -> bool:
-        """Whether all that comes before the exact build may have the thinned grid."""
+        """Whether all that comes before the exact build may have the thinned operator."""
         return self.exact and self.thin
 
 

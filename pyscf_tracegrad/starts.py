@@ -70,9 +70,9 @@ def choose_start(
 ) -> Start:
     """Best start that applies, or the one that `options.start` names.
 
-    model: the shipped one if None. thin: build on the thinned grid (`CheapFock.thinned`), for what is to be refined and
-    corrected; the network was trained on F_ref of level 1, but hardly minds. Raises OutsideDomain where the one that
-    was asked for does not apply.
+    model: the shipped one if None. thin: build by the thinned operator (`CheapFock.thinned`), for what is to be refined
+    and corrected; the network was trained on F_ref of level 1, but hardly minds. Raises OutsideDomain where the one
+    that was asked for does not apply.
     """
     notes: tuple[str, ...] = ()
     if options.start in ("auto", "network"):
