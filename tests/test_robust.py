@@ -132,7 +132,8 @@ def test_processes_give_what_one_gives(method: str, threads: str, order: str, tm
         timeout=TIMEOUT,
     )
     assert out.returncode == 0, out.stderr
-    assert float(out.stdout) < 1e-10
+    # threads add up in any order, and single precision turns that noise of 1e-16 into one of 1e-7 where it rounds
+    assert float(out.stdout) < (1e-10 if threads == "1" else 5e-6)
 
 
 @pytest.mark.parametrize("strict", [False, True])
