@@ -49,7 +49,7 @@ class Schedule:
     """When to stop.
 
     floor: gradient norm (hartree) at which the cheap cycles end if no exact build follows. before_exact: that at which
-    the exact build is made. after_exact: that of the second cheap SCF; where the gap is narrow a tenth of it and not on
+    the exact build is made. after_exact: that of the second cheap SCF; where the gap is narrow a tenth of it and not by
     the thinned operator. limit: cheap builds at most, in all. exact: whether an exact build is made. thin: whether the
     cycles around it have the thinned operator.
     """
