@@ -23,6 +23,7 @@ _CONNECT_SECONDS = 30
 _START_SECONDS = 300
 _TEND_SECONDS = 3
 _WAIT_SECONDS = 5
+_FETCH_SECONDS = 30
 _PER_WORKER = 2  # tasks in flight for each worker: one runs, one is there when it ends
 
 
@@ -105,13 +106,30 @@ class Flow(Generic[T]):
         while len(self._flying) < most and (task := self._next()) is not None:
             self._flying[self._submit(self._workers.client, task)] = task
 
-    def finished(self) -> list[tuple[T, Any]]:
-        """Tasks that are over, with their futures, after one is or some seconds have gone by."""
+    def finished(self) -> list[tuple[T, Any, Any]]:
+        """Tasks that are over, with their futures and results (None where there is none), after one is or some seconds
+        have gone by.
+
+        A result that was lost with its worker is made again: its task stays in flight, and nobody waits for it here,
+        because new workers come by `Workers.tend` only.
+        """
         from distributed import wait
 
         with contextlib.suppress(TimeoutError):
             wait(list(self._flying), timeout=_WAIT_SECONDS, return_when="FIRST_COMPLETED")
-        return [(self._flying.pop(future), future) for future in list(self._flying) if future.done()]
+        over = []
+        for future in [f for f in self._flying if f.done()]:
+            result = None
+            if future.status == "finished":
+                try:
+                    result = future.result(timeout=_FETCH_SECONDS)
+                except TimeoutError:
+                    continue
+                except Exception:  # made again, and failed then: the future says why
+                    if future.status == "finished":
+                        raise
+            over.append((self._flying.pop(future), future, result))
+        return over
 
 
 def was_killed(future: Any) -> bool:

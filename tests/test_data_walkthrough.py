@@ -47,7 +47,7 @@ def test_the_walk_through(tmp_path: Path) -> None:
     assert sorted(labels.splits) == ["train"] * 16 + ["val"] * 4
     assert (tmp_path / "runs/twenty/summary.png").stat().st_size > 10_000
     table = [line.split("|") for line in outputs[-1].splitlines() if line.startswith("| neutral")]
-    network, reference = (float(row[4]) for row in table)
+    network, reference = (float(row[4]) for row in table[:2])  # the table of errors follows
     assert network < 0.6 * reference  # H MAE on molecules that it was not trained on
     model = pyscf_tracegrad.load_model(tmp_path / "runs/twenty/model.pt")
     mf = gto.M(atom="O 0 0 0.12; H 0 0.76 -0.47; H 0 -0.76 -0.47", basis="def2-svp", verbose=0).RKS(xc="b3lyp")
