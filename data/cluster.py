@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from data.errors import JournalError, SetFileError
@@ -85,6 +86,43 @@ class Workers:
             )
 
 
+@dataclass(frozen=True)
+class Ended:
+    """A future that is over, as it was then: what it gave is here, and is not lost with the worker that had it.
+
+    status: Dask's: `finished`, `error` or `cancelled`.
+    """
+
+    status: str
+    value: Any = None
+    error: Exception | None = None
+
+    def result(self) -> Any:
+        """What the task gave, if it finished."""
+        return self.value
+
+    def exception(self) -> Exception | None:
+        """What it raised, if it failed."""
+        return self.error
+
+
+def _ended(future: Any) -> Ended | None:
+    """What came of a future, None where its result was lost with its worker and is being made again.
+
+    That may need new workers, which come by `Workers.tend` only, so nobody may wait for it here.
+    """
+    try:
+        return Ended("finished", future.result(timeout=_FETCH_SECONDS))
+    except Exception as error:
+        if future.status == "error":
+            return Ended("error", error=future.exception())
+        if future.status == "cancelled":
+            return Ended("cancelled")
+        if isinstance(error, TimeoutError):
+            return None
+        raise
+
+
 class Flow(Generic[T]):
     """Tasks in flight: only so many as keep the workers busy, so that a set of any size fits into memory.
 
@@ -106,29 +144,18 @@ class Flow(Generic[T]):
         while len(self._flying) < most and (task := self._next()) is not None:
             self._flying[self._submit(self._workers.client, task)] = task
 
-    def finished(self) -> list[tuple[T, Any, Any]]:
-        """Tasks that are over, with their futures and results (None where there is none), after one is or some seconds
-        have gone by.
-
-        A result that was lost with its worker is made again: its task stays in flight, and nobody waits for it here,
-        because new workers come by `Workers.tend` only.
-        """
+    def finished(self) -> list[tuple[T, Ended]]:
+        """Tasks that are over, with what came of them, after one is or some seconds have gone by."""
         from distributed import wait
 
         with contextlib.suppress(TimeoutError):
             wait(list(self._flying), timeout=_WAIT_SECONDS, return_when="FIRST_COMPLETED")
-        over = []
+        over: list[tuple[T, Ended]] = []
         for future in [f for f in self._flying if f.done()]:
-            result = None
-            if future.status == "finished":
-                try:
-                    result = future.result(timeout=_FETCH_SECONDS)
-                except TimeoutError:
-                    continue
-                except Exception:  # made again, and failed then: the future says why
-                    if future.status == "finished":
-                        raise
-            over.append((self._flying.pop(future), future, result))
+            ended = _ended(future)
+            if ended is None:  # workers first, the others can wait
+                break
+            over.append((self._flying.pop(future), ended))
         return over
 
 

@@ -97,8 +97,8 @@ class Run:
         ) as bar:
             self._flow.fill()
             while self._flow.flying:
-                for task, future, result in self._flow.finished():
-                    self._take(task, future, result)
+                for task, future in self._flow.finished():
+                    self._take(task, future)
                 self._flow.fill()
                 self._workers.tend()
                 counts = self._journal.counts()
@@ -125,10 +125,10 @@ class Run:
         structure = self._journal.structure(task.name)
         return client.submit(label_task, structure, self._theory, self._settings, pure=False, priority=1)
 
-    def _take(self, task: Task, future: Any, result: Any) -> None:
+    def _take(self, task: Task, future: Any) -> None:
         """Enter what came of a task."""
         if future.status == "finished":
-            self._enter(task, result)
+            self._enter(task, future.result())
             return
         if future.status != "error":  # cancelled or lost: its scheduler is gone or was restarted
             raise JournalError(_GONE)

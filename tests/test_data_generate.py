@@ -11,16 +11,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import dask
 import numpy as np
 import psutil
 import pytest
+from distributed import wait
 from distributed.scheduler import KilledWorker
 from pyscf import lib
 
-from data.cluster import connect, memory_limit
+from data import cluster
+from data.cluster import Flow, connect, memory_limit
 from data.generate import main, recipe_text
 from data.journal import Journal
 from data.run import structures_of
@@ -299,3 +304,44 @@ def test_the_memory_of_a_worker_is_bounded() -> None:
         future = workers.client.submit(hog, 0)
         with pytest.raises(KilledWorker):
             future.result(timeout=60)
+
+
+def test_a_result_that_is_lost_with_its_worker_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_FETCH_SECONDS", 1)
+    tasks = [7]
+    with connect(None, 1, 1, 500) as workers:
+        flow: Flow[int] = Flow(
+            workers,
+            lambda: tasks.pop() if tasks else None,
+            lambda client, n: client.submit(abs, -n, pure=False),
+        )
+        flow.fill()
+        wait(list(flow._flying), timeout=60)
+        (process,) = [c for c in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(c.cmdline())]
+        process.suspend()  # it has the result and does not answer
+        try:
+            assert flow.finished() == []
+            assert flow.flying == [7]
+        finally:
+            process.kill()
+        end = time.monotonic() + 90
+        while not (over := flow.finished()) and time.monotonic() < end:
+            workers.tend()
+    ((task, ended),) = over
+    assert (task, ended.status, ended.result()) == (7, "finished", 7)
+    assert flow.flying == []
+
+
+def test_what_ended_is_told_as_it_was() -> None:
+    def future(status: str, raised: Exception) -> SimpleNamespace:
+        return SimpleNamespace(status=status, result=Mock(side_effect=raised), exception=lambda: raised)
+
+    failed = cluster._ended(future("error", TimeoutError("the task's own")))
+    assert failed is not None
+    assert (failed.status, str(failed.exception())) == ("error", "the task's own")
+    cancelled = cluster._ended(future("cancelled", CancelledError()))
+    assert cancelled is not None
+    assert cancelled.status == "cancelled"
+    assert cluster._ended(future("pending", TimeoutError())) is None
+    with pytest.raises(OSError, match="no scheduler"):
+        cluster._ended(future("finished", OSError("no scheduler")))

@@ -78,17 +78,17 @@ def work_off(workers: Workers, tasks: Sequence[Task]) -> Iterator[tuple[Task, Ou
     try:
         flow.fill()
         while flow.flying:
-            for task, future, result in flow.finished():
-                yield task, _outcome(task, future, result)
+            for task, future in flow.finished():
+                yield task, _outcome(task, future)
             flow.fill()
             workers.tend()
     except (OSError, TimeoutError, CancelledError) as error:  # Dask's own errors of a lost scheduler among them
         raise ProtocolError(f"{_GONE} ({type(error).__name__})") from None
 
 
-def _outcome(task: Task, future: Any, result: Any) -> Outcome:
+def _outcome(task: Task, future: Any) -> Outcome:
     if future.status == "finished":
-        found: Outcome = result
+        found: Outcome = future.result()
         return found
     if future.status != "error":  # cancelled or lost: its scheduler is gone or was restarted
         raise ProtocolError(_GONE)
