@@ -4,7 +4,8 @@ Every kind of molecular calculation is brought to one of three forms here, and i
 class takes:
 
     RHF RKS            restricted        F, D (nao, nao)
-    UHF UKS, GHF GKS   unrestricted      F, D (2, nao, nao); of a closed-shell GHF or GKS restricted
+    UHF UKS, GHF GKS   unrestricted      F, D (2, nao, nao); of a closed-shell GHF or GKS restricted, of others with as
+                                         many electrons of either spin as energies tell
     ROHF ROKS          restricted-open   F, D (2, nao, nao), one set of orbitals
 
 Orbitals, occupations and gradients come from the methods of the user's own object (of a silent copy), so that symmetry,
@@ -24,27 +25,45 @@ from pyscf.scf import ghf, rohf, uhf
 from pyscf_tracegrad.cheapfock import CheapFock, OwnJK
 
 Array = NDArray[np.float64]
+
+# Smallest eigenvalue of the overlap below which single precision will not do.
+_NEARLY_DEPENDENT = 5e-7
+
 Form = Literal["restricted", "unrestricted", "restricted-open"]
 
 
 class State(NamedTuple):
     """Orbitals and their density. mo_coeff (nao, nmo), mo_occ (nmo,), dm (nao, nao); with two spins (2, ...).
 
-    gap: HOMO-LUMO gap, hartree, the smaller one of two spins; infinite where occupations are not whole.
+    gap: HOMO-LUMO gap, hartree, the smaller one of two spins; infinite where occupations are not whole. entropy: kT
+    times the entropy of smeared occupations, hartree; what the SCF minimises is the energy less this.
     """
 
     mo_coeff: Any
     mo_occ: Any
     dm: Any
     gap: float = float("inf")
+    entropy: float = 0.0
 
 
-def _gap(mo_energy: Any, mo_occ: Any) -> float:
+def homo_lumo_gap(mo_energy: Any, mo_occ: Any) -> float:
+    """As `State.gap`, of orbital energies and occupations (nmo,), or (2, nmo) for two spins."""
     gaps = [float("inf")]
     for energies, occupations in zip(np.atleast_2d(mo_energy), np.atleast_2d(mo_occ), strict=True):
         if set(np.unique(occupations)) in ({0.0, 1.0}, {0.0, 2.0}, {0.0, 1.0, 2.0}):
             gaps.append(float(energies[occupations == 0].min() - energies[occupations > 0].max()))
     return min(gaps)
+
+
+class FreeSpinUHF(uhf.UHF):
+    """Collinear states of GHF and GKS: the lowest spin orbitals are occupied, however many are of either spin."""
+
+    def get_occ(self, mo_energy: Any = None, mo_coeff: Any = None) -> Array:  # noqa: ARG002  (as PySCF's)
+        """Occupations (2, nmo) of orbital energies (2, nmo), both spins in one order."""
+        energies = np.asarray(self.mo_energy if mo_energy is None else mo_energy)
+        occupations = np.zeros(energies.size)
+        occupations[np.argsort(energies.ravel(), kind="stable")[: self.mol.nelectron]] = 1.0
+        return occupations.reshape(energies.shape)
 
 
 class Calculation:
@@ -69,11 +88,13 @@ class Calculation:
         elif isinstance(self._worker, rohf.ROHF):
             self.form = "restricted-open"
         self.orthogonal: Any = self._worker.check_linear_dependency(self.overlap)
+        if "_eigh" in vars(self._worker):  # its own removal of linear dependencies may leave another space
+            self.orthogonal = self._worker.eig(self.hcore, self.overlap)[1]
 
     def _make_worker(self) -> Any:
         """A silent object whose `eig`, `get_occ`, `make_rdm1` and `get_grad` are those of the calculation."""
         if self.general:
-            worker = (scf.RHF if self.mol.spin == 0 else scf.UHF)(self.mol)
+            worker = (scf.RHF if self.mol.spin == 0 else FreeSpinUHF)(self.mol)
         else:
             worker = self.plain.copy()
             worker.mol = self.mol
@@ -126,8 +147,20 @@ class Calculation:
         ):
             with_df, own = OwnJK(self.plain), True
         return CheapFock(
-            self.mol, self.xc, grid_level, hcore=self.hcore, with_df=with_df, solvent_of=self.plain, own_jk=own
+            self.mol,
+            self.xc,
+            grid_level,
+            hcore=self.hcore,
+            with_df=with_df,
+            solvent_of=self.plain,
+            own_jk=own,
+            single=self._smallest_overlap > _NEARLY_DEPENDENT,
         )
+
+    @property
+    def _smallest_overlap(self) -> float:
+        """Smallest eigenvalue of the overlap in the space of the orbitals, to a factor of the order of 1."""
+        return float(1.0 / np.max(np.linalg.norm(self.orthogonal, axis=-2) ** 2))
 
     def minao(self) -> Any:
         """PySCF's minao density for this calculation, in its form."""
@@ -152,7 +185,38 @@ class Calculation:
         """Orbitals, occupations and density of an effective Fock matrix, by the user's own rules."""
         mo_energy, mo_coeff = self._worker.eig(effective, self.overlap, x=self.orthogonal)
         mo_occ = self._worker.get_occ(mo_energy, mo_coeff)
-        return State(mo_coeff, mo_occ, self._worker.make_rdm1(mo_coeff, mo_occ), _gap(mo_energy, mo_occ))
+        dm = self._worker.make_rdm1(mo_coeff, mo_occ)
+        return State(mo_coeff, mo_occ, dm, homo_lumo_gap(mo_energy, mo_occ), self.entropy_of(self._worker))
+
+    @staticmethod
+    def entropy_of(mf: Any) -> float:
+        """kT times the entropy of the occupations that a smeared object gave last, hartree; 0 for one that is not."""
+        return float((getattr(mf, "sigma", None) or 0.0) * (getattr(mf, "entropy", None) or 0.0))
+
+    @property
+    def free_spin(self) -> bool:
+        """Whether the number of electrons of either spin is for the SCF to find."""
+        return isinstance(self._worker, FreeSpinUHF)
+
+    @property
+    def whole_occupations(self) -> bool:
+        """Whether occupations are whole, and fixed by nothing but energies and symmetry."""
+        worker = self._worker
+        own = "get_occ" in vars(worker)
+        return not own and not (getattr(worker, "sigma", None) and getattr(worker, "smearing_method", None))
+
+    def spin_contamination(self, state: State) -> float:
+        """<S^2> less S (S + 1), S the half of the difference of both spins' electrons; 0 where spins share orbitals."""
+        if self.form != "unrestricted":
+            return 0.0
+        n_a, n_b = (float(np.sum(occupations)) for occupations in state.mo_occ)
+        alpha, beta = np.asarray(state.dm)
+        overlap = float(np.einsum("pq,qr,rs,sp->", alpha, self.overlap, beta, self.overlap, optimize=True))
+        return min(n_a, n_b) - overlap  # <S^2> = S (S + 1) + N_b - Tr D_a S D_b S, doi:10.1063/1.472962
+
+    def worker_copy(self) -> Any:
+        """A silent copy of the object whose rules count, to be changed."""
+        return self._worker.copy()
 
     def closed_shell_state(self, dm: Any) -> State:
         """State of a closed-shell density (nao, nao) tagged with its occupied orbitals; virtual ones are unknown."""
@@ -173,7 +237,7 @@ class Calculation:
 
     def gradient(self, state: State, fock: Array) -> float:
         """Norm of the orbital gradient as PySCF's SCF prints it, hartree; infinite where the virtuals are unknown."""
-        if np.shape(state.mo_coeff)[-1] != self.orthogonal.shape[-1]:
+        if np.shape(state.mo_coeff)[-1] < self.orthogonal.shape[-1] and np.all(np.asarray(state.mo_occ) > 0):
             return float("inf")
         if self.form == "restricted-open":
             fock = lib.tag_array(0.5 * (fock[0] + fock[1]), focka=fock[0], fockb=fock[1])

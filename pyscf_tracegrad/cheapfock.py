@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,16 @@ Array = NDArray[np.float64]
 
 # Of the free memory that the three-centre integrals may take; PySCF goes to disk above 0.9 of it.
 _SHARE = 0.85
+
+
+class CheapBuild(NamedTuple):
+    """Fock matrix (nao, nao) or (2, nao, nao), and electronic energy, of one density; hartree.
+
+    The energy leaves out what no density changes (nuclei, and nuclei in a solvent), and VV10 as F does.
+    """
+
+    fock: Array
+    energy: float
 
 
 class CheapFock:
@@ -57,6 +67,8 @@ class CheapFock:
         else with a `get_jk` of the same arguments, such as `OwnJK`.
     own_jk : bool
         Whether `with_df` makes J and K as the user's SCF does.
+    single : bool
+        Whether `thinned` may have single precision; a nearly dependent basis enlarges its rounding errors too much.
     solvent_of : scf.hf.SCF, optional
         Object whose continuum solvent acts, see `reaction.py`; siblings (`with_theory`) of another hcore leave it out.
 
@@ -81,6 +93,7 @@ class CheapFock:
         with_df: Any = None,
         solvent_of: Any = None,
         own_jk: bool = False,
+        single: bool = True,
     ) -> None:
         start = time.perf_counter()
         self.mol = mol
@@ -92,7 +105,7 @@ class CheapFock:
         self._integrals: list[Any] = []
         self._grids: dict[tuple[bool, bool], GridXC] = {}
         self._single: dict[float, SingleK] = {}
-        self._is_thinned = False
+        self._is_thinned, self._may_be_single = False, single
         with one_blas_thread():
             self.overlap: Array = mol.intor_symmetric("int1e_ovlp")
             self.hcore: Array = hf.get_hcore(mol) if hcore is None else hcore
@@ -116,6 +129,11 @@ class CheapFock:
     def exact(self) -> bool:
         """Whether this is the very operator of the user's SCF."""
         return self._own_jk and self._xctype == "HF" and self._reaction is None
+
+    @property
+    def exact_exchange(self) -> float:
+        """Share of exact exchange in the functional, that at long range where it depends on the distance."""
+        return float(self._alpha if abs(self._omega) > 1e-10 else self._hybrid)
 
     @property
     def megabytes(self) -> float:
@@ -166,10 +184,10 @@ class CheapFock:
     @property
     def grid(self) -> GridXC:
         """The grid of V_xc; made when it is first asked for, AO values when they are first needed."""
-        few, single = self._is_thinned and self._xctype != "MGGA", self._is_thinned
+        few, single = self._is_thinned and self._xctype != "MGGA", self._is_thinned and self._may_be_single
         if (few, single) not in self._grids:
             points: int | AtomGrid = thin_grid(self.mol) if few else self._grid_level
-            keep_after = 0 if single else self._keep_ao_after
+            keep_after = 0 if self._is_thinned else self._keep_ao_after
             self._grids[few, single] = GridXC(self.mol, points, self.mol.max_memory, keep_after, single)
         return self._grids[few, single]
 
@@ -178,15 +196,26 @@ class CheapFock:
 
         A density tagged with `mo_coeff` and `mo_occ` (`lib.tag_array`) saves a diagonalisation.
         """
+        return self.build(dm).fock
+
+    def build(self, dm: Any) -> CheapBuild:
+        """Fock matrix of a density matrix as by a call, and the energy whose derivative it is."""
         with one_blas_thread():
             factors = spin_factors(dm, self.overlap)
-            fock = self.hcore + self._coulomb_exchange(factors)
+            densities = _densities(factors)
+            two_electron = self._coulomb_exchange(factors)
+            fock = self.hcore + two_electron
+            energy = float(np.vdot(self.hcore, densities.sum(0)) + 0.5 * np.vdot(two_electron, densities))
             if self._xctype != "HF":
-                fock += self.grid(self.xc, factors)
+                potential, energy_xc = self.grid(self.xc, factors)
+                fock += potential
+                energy += energy_xc
             if self._reaction is not None:
-                fock += self._reaction(_densities(factors).sum(0))
+                potential, energy_solvent = self._reaction(densities.sum(0))
+                fock += potential
+                energy += energy_solvent
         self._count[0] += 1
-        return fock if np.ndim(dm) == 3 else fock[0]
+        return CheapBuild(fock if np.ndim(dm) == 3 else fock[0], energy)
 
     def _coulomb_exchange(self, factors: tuple[Factor, ...]) -> Array:
         """J - c_x K (s, nao, nao); for one factor, the whole density, J - c_x K / 2."""
@@ -214,7 +243,9 @@ class CheapFock:
     def _single_k(self, factors: tuple[Factor, ...], omega: float) -> SingleK | None:
         """Exchange in single precision, where this operator may have it; made when it is first used."""
         fitted = isinstance(self.with_df, df.DF)
-        if not (self._is_thinned and fitted and all((f.occupations >= 0).all() for f in factors)):
+        if not (
+            self._is_thinned and self._may_be_single and fitted and all((f.occupations >= 0).all() for f in factors)
+        ):
             return None
         if omega not in self._single:
             integrals = _fitted_integrals(self.with_df, omega)
@@ -277,7 +308,14 @@ def _fitted_integrals(with_df: df.DF, omega: float) -> Any:
 
 def fitting_megabytes(mol: gto.Mole, auxbasis: Any = None) -> float:
     """Size of the three-centre integrals of density fitting, MB."""
-    return float(df.make_auxmol(mol, auxbasis).nao * mol.nao * (mol.nao + 1) / 2 * 8e-6)
+    return float(df.make_auxmol(_silent(mol), auxbasis).nao * mol.nao * (mol.nao + 1) / 2 * 8e-6)
+
+
+def _silent(mol: gto.Mole) -> gto.Mole:
+    """The same molecule without a word of the fitting basis that PySCF makes where it has none: nobody asked for it."""
+    silent = mol.copy(deep=False)
+    silent.verbose = 0
+    return silent
 
 
 def _two_electron(mol: gto.Mole, auxbasis: Any) -> Any:
@@ -288,7 +326,6 @@ def _two_electron(mol: gto.Mole, auxbasis: Any) -> Any:
     free = max(mol.max_memory - lib.current_memory()[0], 0.1 * mol.max_memory)
     if fitting_megabytes(mol, auxbasis) > _SHARE * free:
         return DirectJK(mol)
-    with_df = df.DF(mol, auxbasis)
+    with_df = df.DF(_silent(mol), auxbasis)
     with_df.max_memory = free + lib.current_memory()[0]
-    with_df.verbose = 0
     return with_df.build()

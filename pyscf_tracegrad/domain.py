@@ -89,7 +89,8 @@ def check_scf(mf: Any) -> None:
         raise OutsideDomain("four-component methods (DHF, DKS) are not covered")
     if not isinstance(mf, (hf.RHF, uhf.UHF, ghf.GHF)):  # ROHF is an RHF
         raise OutsideDomain(f"{type(mf).__module__}.{type(mf).__name__} is none of RHF, ROHF, UHF and GHF")
-    if isinstance(mf, hf.RHF) and not hasattr(mf, "nelec") and mf.mol.spin != 0:
+    smeared = getattr(mf, "sigma", None) and getattr(mf, "smearing_method", None)  # so PySCF makes an ROHF smeared
+    if isinstance(mf, hf.RHF) and not hasattr(mf, "nelec") and mf.mol.spin != 0 and not smeared:
         raise OutsideDomain(f"{type(mf).__name__} does not take an open shell (spin {mf.mol.spin})")
 
 

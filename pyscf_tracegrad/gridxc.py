@@ -112,34 +112,37 @@ class GridXC:
         megabytes = 4 * len(self) * self.mol.nao * (4e-6 if self.single else 8e-6)
         return self.evaluations >= self.keep_after and megabytes < 0.5 * free
 
-    def __call__(self, xc: str, factors: tuple[Factor, ...]) -> Array:
-        """V_xc (s, nao, nao), hartree, of one factor (restricted, the whole density) or two (one per spin)."""
+    def __call__(self, xc: str, factors: tuple[Factor, ...]) -> tuple[Array, float]:
+        """V_xc (s, nao, nao) and E_xc, hartree, of one factor (restricted, the whole density) or two (one per spin)."""
         xctype = self._numint._xc_type(xc)
         nao, keep, n_blocks = self.mol.nao, self._keeps(), -(-len(self) // _BLOCK)
 
         def part(first: int, step: int) -> Array:
-            half = np.zeros((len(factors), nao, nao))  # V = half + half^T
+            summed = np.zeros(1 + len(factors) * nao * nao)  # the energy, and V = half + half^T
+            half = summed[1:].reshape(len(factors), nao, nao)
             buffer = np.empty(_BLOCK * nao)
             for number in range(first, n_blocks, step):
                 ao, weights = self._block(number, keep)
                 ao = ao[:1] if xctype == "LDA" else ao
-                potential = self._potential(xc, xctype, ao, factors)
+                energies, potential = self._potential(xc, xctype, ao, factors)
+                summed[0] += energies @ weights
                 for spin, weighted in enumerate(potential * weights):
                     half[spin] += _half_matrix(ao, weighted, xctype, buffer)
-            return half
+            return summed
 
-        half = sum_over_workers(part, n_blocks)
+        summed = sum_over_workers(part, n_blocks)
         self.evaluations += 1
-        total: Array = half + half.transpose(0, 2, 1)
-        return total
+        half = summed[1:].reshape(len(factors), nao, nao)
+        return half + half.transpose(0, 2, 1), float(summed[0])
 
-    def _potential(self, xc: str, xctype: str, ao: Values, factors: tuple[Factor, ...]) -> Array:
-        """Derivatives (s, x, g) of the energy by the components of the density."""
+    def _potential(self, xc: str, xctype: str, ao: Values, factors: tuple[Factor, ...]) -> tuple[Array, Array]:
+        """Energy (g,) per volume, and its derivatives (s, x, g) by the components of the density."""
         rho = np.stack([_density(ao, factor, xctype) for factor in factors]).astype(np.float64)  # (s, x, g)
         rho = rho[:, 0] if xctype == "LDA" else rho
+        total = (rho if xctype == "LDA" else rho[:, 0]).sum(0)
         rho = rho[0] if len(factors) == 1 else rho
-        potential = self._numint.eval_xc_eff(xc, rho, deriv=1, xctype=xctype)[1]
-        return np.asarray(potential).reshape(len(factors), -1, ao.shape[1])
+        energy, potential = self._numint.eval_xc_eff(xc, rho, deriv=1, xctype=xctype)[:2]
+        return total * np.ravel(energy), np.asarray(potential).reshape(len(factors), -1, ao.shape[1])
 
 
 def _single(values: Array, nothing: float) -> Values:

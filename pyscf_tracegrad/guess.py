@@ -37,8 +37,6 @@ Array = NDArray[np.float64]
 # this kind of density, or a matrix that cannot be diagonalised. None of these may end a calculation that minao starts.
 _CANNOT = (RuntimeError, KeyError, ValueError, OSError, np.linalg.LinAlgError)
 
-# Cheap gradient norm (hartree) above which a refined density is no better than minao's.
-_NOT_CONVERGED = 0.05
 # HOMO-LUMO gap (hartree) of a closed shell below which PySCF's last check may see another occupation than the guess.
 _DEGENERATE = 3e-3
 
@@ -135,9 +133,9 @@ def _check_refined(calculation: Calculation, refined: Refined) -> None:
 
     Open shells may have degenerate frontier orbitals: it did them no harm.
     """
-    if refined.gradient > _NOT_CONVERGED:
-        raise OutsideDomain(f"the cheap cycles did not converge (gradient norm {refined.gradient:.2g} hartree)")
-    if calculation.form == "restricted" and refined.state.gap < _DEGENERATE:
+    if not refined.converged:
+        raise OutsideDomain("the cheap cycles did not converge")
+    if calculation.form == "restricted" and refined.state.gap < _DEGENERATE and not refined.settles:
         raise OutsideDomain(f"the frontier orbitals are degenerate (gap {refined.state.gap:.1g} hartree)")
 
 

@@ -8,7 +8,8 @@ charges q = A (v_n - W^T r) of `pyscf.solvent.pcm.PCM._get_vind`, A = (K^-1 R + 
 
     V = -sum_Q L_Q (W q)_Q = sum_Q L_Q (M r - c)_Q,     M = W A W^T,  c = W A v_n
 
-so the whole solvent is one small matrix M (n_aux, n_aux) per molecule. The exact correction removes the fitting error.
+so the whole solvent is one small matrix M (n_aux, n_aux) per molecule, and its energy, but for the part of the nuclei
+alone, r^T M r / 2 - c^T r. The exact correction removes the fitting error.
 
 ddCOSMO, whose equations have another form, is represented by conductor-like PCM of the same dielectric constant.
 """
@@ -52,17 +53,20 @@ class ReactionField:
         self._matrix: Array = wa @ w.T
         self._constant: Array = wa @ solvent.v_grids_n
 
-    def __call__(self, dm: Array) -> Array:
-        """V_solvent (nao, nao), hartree, of a density (nao, nao), the sum of both spins."""
+    def __call__(self, dm: Array) -> tuple[Array, float]:
+        """V_solvent (nao, nao) and the energy that it is the derivative of, hartree, of a density (nao, nao), the sum
+        of both spins.
+        """
         packed = lib.pack_tril(dm + dm.T - np.diag(np.diag(dm)))  # off-diagonal elements count twice
         fitted = np.concatenate([block @ packed for block in self.with_df.loop()])
-        charges = self._matrix @ fitted - self._constant
+        response = self._matrix @ fitted
+        energy = float(fitted @ (0.5 * response - self._constant))
+        charges = response - self._constant
         start, total = 0, np.zeros_like(packed)
         for block in self.with_df.loop():
             total += charges[start : start + len(block)] @ block
             start += len(block)
-        unpacked: Array = lib.unpack_tril(total)
-        return unpacked
+        return lib.unpack_tril(total), energy
 
 
 def reaction_field(mf: Any, with_df: Any) -> ReactionField | None:

@@ -1,47 +1,52 @@
 """Refine a guess with cheap SCF cycles, and with one exact build where that pays.
 
-Cheap cycles: the SCF of the user's own functional, basis and spin with the cheap operator, DIIS (Pulay,
-doi:10.1002/jcc.540030413) seeded with the pairs (D_k, F[D_k]) that the reference has paid for. Each cycle costs a fifth
-of an exact one and gains a factor of about 2.4; the floor of the density-fitted, coarse-grid operator is an
-occupied-virtual error of 2 to 3e-6.
+Cheap cycles (`cycles.py`): the SCF of the user's own functional, basis and spin with the cheap operator. Each costs a
+tenth of an exact one and gains a factor of about 2.4; the floor of the density-fitted, coarse-grid operator is an
+occupied-virtual error of 2 to 3e-6. Where there may be more than one SCF state, or DIIS does not converge, it is
+decided here which one goes on (`states.py`).
 
 Exact correction: one build of the user's own operator at the refined density, delta = F_exact[D] - F_cheap[D], and the
 cheap SCF converged again with delta added (deferred correction). It removes the floor: what is left is the change of
 delta with the density, second order. So the cycles around it may have an even cheaper grid, and single precision
-(`CheapFock.thinned`).
+(`CheapFock.thinned`). Where PySCF's own steps enlarge what is left (`handover.py`), more corrections follow, and the
+exact gradient decides.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from pyscf.scf.diis import CDIIS
 
 from pyscf_tracegrad.blas import one_blas_thread
 from pyscf_tracegrad.calculation import Calculation, State
 from pyscf_tracegrad.cheapfock import CheapFock
+from pyscf_tracegrad.cycles import Converged, Cycles
+from pyscf_tracegrad.handover import Thresholds, enlargement, settles, wanted_gradient
 from pyscf_tracegrad.options import GuessOptions
 from pyscf_tracegrad.reference import Pair, diis_errors
+from pyscf_tracegrad.states import Choice, lowest, suspicion
+from pyscf_tracegrad.twin import Twin
 
 Array = NDArray[np.float64]
 
-# A candidate start whose DIIS error is this much above the best pair's is not taken: the step to it overshot.
+# A start whose DIIS error is this much above the best pair's is not taken: the step to it overshot.
 _OVERSHOT = 1.5
-# A cheap SCF that gains less than this factor in so many cycles has reached its floor, or does not converge.
-_STALL_CYCLES = 20
 # Below this HOMO-LUMO gap (hartree) a step of the SCF without DIIS makes the gradient larger: eightfold at 0.04, in the
 # dimer cation of S66/02, and tenfold at 0.15 in ozone. PySCF makes such a step at the end and asks for convergence
 # after it.
 _NARROW, _TIGHTER = 0.2, 0.1
-# Gradient norm (hartree) above which cheap cycles that have come to their end are not worth an exact build.
+# Gradient norm (hartree) above which cheap cycles that have come to their end have not converged.
 _HOPELESS = 0.03
 # An SCF with a looser energy threshold (hartree) than this ends before the floor of the cheap operator shows.
 _LOOSE = 1e-7
+# Exact corrections of a calculation whose steps enlarge the gradient, at most; each gains two orders or more.
+_CORRECTIONS = 3
+# Cheap builds of the cycles after an exact build of such a calculation, at most.
+_AFTER_EXACT = 40
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,9 @@ class Schedule:
 
     floor: gradient norm (hartree) at which the cheap cycles end if no exact build follows. before_exact: that at which
     the exact build is made. after_exact: that of the second cheap SCF; where the gap is narrow a tenth of it and not by
-    the thinned operator. limit: cheap builds at most, in all. exact: whether an exact build is made. thin: whether the
-    cycles around it have the thinned operator.
+    the thinned operator. limit: cheap builds at most, in all, of an ordinary molecule. exact: whether an exact build is
+    made. thin: whether the cycles around it have the thinned operator. careful: whether signs of another state are
+    followed up. follow: whether negative curvature is.
     """
 
     floor: float = 2e-4
@@ -60,6 +66,8 @@ class Schedule:
     limit: int = 40
     exact: bool = True
     thin: bool = True
+    careful: bool = True
+    follow: bool = False
 
     @property
     def thinned(self) -> bool:
@@ -76,7 +84,7 @@ def schedule_for(calculation: Calculation, options: GuessOptions, allow_exact: b
     if options.unrefined:
         return None
     if options.refine != "auto":
-        return Schedule(floor=0.0, limit=int(options.refine), exact=False)
+        return Schedule(floor=0.0, limit=int(options.refine), exact=False, careful=False)
     conv_tol = float(calculation.plain.conv_tol)
     after = float(np.clip(0.5 * np.sqrt(conv_tol), 2e-6, 1e-3))
     return Schedule(after_exact=after, exact=allow_exact and conv_tol < _LOOSE)
@@ -84,9 +92,12 @@ def schedule_for(calculation: Calculation, options: GuessOptions, allow_exact: b
 
 @dataclass(frozen=True)
 class Refined:
-    """A refined density and what it cost. gradient: cheap gradient norm at the last build, hartree.
+    """A refined density and what it cost.
 
-    rejected: the start was worse than a pair that was there before, and was left.
+    gradient: norm at the last cheap build, hartree; of the exact operator where more than one correction was made.
+    rejected: the start was worse than the density before it, and was left. suspicion: why another state was looked for;
+    empty where nothing said so, and `choice` is None. enlarged: by how much PySCF's steps enlarge a gradient here, nan
+    where it was not measured. settles: whether PySCF's SCF is expected to stay at this state.
     """
 
     state: State
@@ -94,73 +105,28 @@ class Refined:
     exact_builds: int
     rejected: bool
     seconds: dict[str, float]
+    suspicion: str = ""
+    choice: Choice | None = None
+    enlarged: float = float("nan")
+    settles: bool = True
+
+    @property
+    def converged(self) -> bool:
+        """Whether the cheap SCF is."""
+        return self.gradient < _HOPELESS and (self.choice is None or self.choice.converged)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know."""
-        return ("the start was worse than the steps before it",) if self.rejected else ()
-
-
-class _Cycles:
-    """The running cheap SCF: DIIS over pairs of densities and Fock matrices."""
-
-    def __init__(self, calculation: Calculation, cheap: CheapFock) -> None:
-        self.calculation, self.cheap = calculation, cheap
-        self.shift: Array | float = 0.0
-        self.pairs: list[Pair] = []
-        self.diis = self._new_diis()
-
-    def _new_diis(self) -> Any:
-        diis = CDIIS(None, None, self.calculation.orthogonal)
-        diis.space, diis.verbose = 10, 0
-        return diis
-
-    def seed(self, pairs: Sequence[Pair]) -> Any:
-        """Put pairs into DIIS; returns the extrapolated matrix."""
-        extrapolated = None
-        for pair in pairs:
-            extrapolated = self.add(pair)
-        return extrapolated
-
-    def add(self, pair: Pair) -> Any:
-        """One more pair into DIIS; returns the extrapolated effective Fock matrix."""
-        self.pairs.append(pair)
-        total = pair.dm if self.calculation.form != "restricted-open" else pair.dm[0] + pair.dm[1]
-        effective = self.calculation.effective(pair.dm, pair.fock + self.shift)
-        return self.diis.update(self.calculation.overlap, np.asarray(total), np.asarray(effective))
-
-    def restart(self, shift: Array, cheap: CheapFock) -> None:
-        """A constant added to the operator; the last pairs start the new DIIS, unless they are of another operator."""
-        kept = self.pairs[-3:] if cheap is self.cheap else []
-        self.shift, self.cheap, self.pairs, self.diis = shift, cheap, [], self._new_diis()
-        self.seed(kept)
-
-    def build(self, state: State) -> Pair:
-        """One cheap Fock build."""
-        return Pair(state.dm, self.cheap(state.dm))
-
-    def run(self, state: State, pair: Pair, tolerance: float, limit: Callable[[], int]) -> tuple[State, float]:
-        """Cycles from a state and its build until the gradient is below the tolerance; the last step is for free."""
-        history: list[float] = []
-        best = state
-        while True:
-            history.append(self.calculation.gradient(state, pair.fock + self.shift))
-            extrapolated = self.add(pair)
-            if history[-1] < tolerance:
-                return self.calculation.state(extrapolated), history[-1]
-            best = state if history[-1] == min(history) else best
-            stalled = len(history) > _STALL_CYCLES and min(history[-_STALL_CYCLES:]) > 0.7 * min(history)
-            if limit() <= 0 or stalled:  # the next step is for free, and good where the gradient was falling
-                return (
-                    (best, min(history)) if best is not state else (self.calculation.state(extrapolated), history[-1])
-                )
-            state = self.calculation.state(extrapolated)
-            pair = self.build(state)
-
-
-def _overshot(pair: Pair, earlier: Sequence[Pair], overlap: Array) -> bool:
-    error, *before = diis_errors([pair, *earlier], overlap)
-    return error > _OVERSHOT * min(before)
+        notes = ["the start was worse than the density before it"] if self.rejected else []
+        if self.choice is not None:
+            notes += [f"{self.suspicion}: looked for other SCF states", *self.choice.notes]
+        if not self.settles:
+            notes.append(
+                f"PySCF's DIIS is expected to leave this state (its steps enlarge the gradient {self.enlarged:.2g} "
+                "times); mf.newton(), mf.level_shift or smearing converge such cases"
+            )
+        return tuple(notes)
 
 
 def refine(
@@ -169,42 +135,151 @@ def refine(
     """Cheap cycles from a start.
 
     cheap: operator of the calculation's functional, `calculation.cheap()`. pairs: densities and cheap Fock matrices of
-    the same operator, on the grid that `schedule.thinned` asks for, for DIIS; may be empty.
+    the same operator, on the grid that `schedule.thinned` asks for, that the start was made of; may be empty.
     """
-    begin, first_build = time.perf_counter(), cheap.builds
-    tolerance = schedule.before_exact if schedule.exact else schedule.floor
     if cheap.exact and schedule.exact:  # nothing to correct
-        tolerance, schedule = schedule.after_exact, replace(schedule, exact=False)
-    first = cheap.thinned() if schedule.thinned else cheap
-    cycles, limit = _Cycles(calculation, first), schedule.limit
+        schedule = replace(schedule, exact=False, before_exact=schedule.after_exact, floor=schedule.after_exact)
+    return _Refinement(calculation, cheap, schedule).run(start, pairs)
 
-    def left() -> int:
-        return limit - (cheap.builds - first_build)
 
-    seeded = [] if calculation.form == "restricted-open" else list(pairs)  # Roothaan's matrix needs one set of orbitals
-    with one_blas_thread():
-        extrapolated = cycles.seed(seeded)
-        pair = cycles.build(start)
-        rejected = bool(seeded) and left() > 0 and _overshot(pair, seeded, calculation.overlap)
-        if rejected:
-            start = calculation.state(extrapolated)
-            pair = cycles.build(start)
-        state, gradient = cycles.run(start, pair, tolerance, left)
-    seconds = {"cheap cycles": time.perf_counter() - begin}
-    exact_builds = 0
-    if schedule.exact and gradient < _HOPELESS:
+@dataclass
+class _Refinement:
+    """One refinement under way."""
+
+    calculation: Calculation
+    cheap: CheapFock
+    schedule: Schedule
+    seconds: dict[str, float] = field(default_factory=dict)
+    exact_builds: int = 0
+
+    def __post_init__(self) -> None:
+        self._first_build = self.cheap.builds
+        self._operator = self.cheap.thinned() if self.schedule.thinned else self.cheap
+        self._cycles = Cycles(self.calculation, self._operator)
+
+    def run(self, start: State, pairs: Sequence[Pair]) -> Refined:
+        """Cheap cycles, the choice of a state where there is one, the exact correction."""
         begin = time.perf_counter()
-        calculation.make_room(cycles.cheap)
-        exact = calculation.exact_fock(state.dm)
-        seconds["exact build"] = time.perf_counter() - begin
-        exact_builds = 1
-        begin = time.perf_counter()
-        narrow = state.gap < _NARROW
-        last = cheap if narrow else cycles.cheap  # PySCF's step enlarges what the thin grid leaves, too
-        tolerance = schedule.after_exact * (_TIGHTER if narrow else 1.0)
         with one_blas_thread():
-            pair = Pair(state.dm, last(state.dm))
-            cycles.restart(exact - pair.fock, last)
-            state, gradient = cycles.run(state, pair, tolerance, left)
-        seconds["cheap cycles"] += time.perf_counter() - begin
-    return Refined(state, gradient, exact_builds, rejected, seconds)
+            reason = self._suspicion(start, pairs)
+            found, rejected, choice = Converged(start, float("inf")), False, None
+            if not reason:
+                found, rejected = self._cheap_cycles(start, pairs)
+                reason = self._suspicion(start, pairs, found)
+            if reason:
+                choice = lowest(
+                    self.calculation, self.cheap, found.state, found.gradient < _HOPELESS, self.schedule.follow
+                )
+                found = Converged(choice.state, 0.0 if choice.converged else float("inf"))
+        self.seconds["cheap cycles"] = time.perf_counter() - begin
+        refined = Refined(found.state, found.gradient, 0, rejected, self.seconds, reason, choice)
+        if not refined.converged:
+            return refined
+        if choice is not None:
+            return self._settled(refined)
+        if self.schedule.exact:
+            state, gradient = self._correct_once(found.state)
+            return replace(refined, state=state, gradient=gradient, exact_builds=self.exact_builds)
+        return refined
+
+    def _suspicion(self, start: State, pairs: Sequence[Pair], found: Converged | None = None) -> str:
+        if not self.schedule.careful:
+            return ""
+        if found is None:
+            return suspicion(self.calculation, self._operator, start, pairs)
+        if found.gradient >= _HOPELESS:
+            return "cheap cycles that did not converge"
+        return suspicion(self.calculation, self._operator, start, pairs, found.state, self._builds())
+
+    def _builds(self) -> int:
+        return self.cheap.builds - self._first_build
+
+    def _left(self) -> int:
+        return self.schedule.limit - self._builds()
+
+    def _cheap_cycles(self, start: State, pairs: Sequence[Pair]) -> tuple[Converged, bool]:
+        """The cheap SCF, and whether it left the start for the orbitals of minao's Fock matrix."""
+        pair = self._cycles.build(start)
+        rejected = bool(pairs) and self._left() > 0 and _overshot(pair, pairs, self.calculation.overlap)
+        if rejected:
+            start = self.calculation.first_state(pairs[0].fock)
+            pair = self._cycles.build(start)
+        tolerance = self.schedule.before_exact if self.schedule.exact else self.schedule.floor
+        return self._cycles.run(start, pair, tolerance, self._left), rejected
+
+    def _exact_fock(self, state: State) -> Array:
+        begin = time.perf_counter()
+        self.calculation.make_room(self._operator)
+        exact = self.calculation.exact_fock(state.dm)
+        self.seconds["exact build"] = self.seconds.get("exact build", 0.0) + time.perf_counter() - begin
+        self.exact_builds += 1
+        return exact
+
+    def _correct_once(self, state: State) -> Converged:
+        """What is enough where PySCF's steps converge."""
+        exact = self._exact_fock(state)
+        narrow = state.gap < _NARROW
+        last = self.cheap if narrow else self._operator  # PySCF's step enlarges what the thin grid leaves, too
+        tolerance = self.schedule.after_exact * (_TIGHTER if narrow else 1.0)
+        return self._converge(state, exact, last, tolerance, self._left)
+
+    def _converge(
+        self, state: State, exact: Array, operator: CheapFock, tolerance: float, limit: Callable[[], int]
+    ) -> Converged:
+        """The cheap SCF with the correction that makes it exact at a density."""
+        begin = time.perf_counter()
+        with one_blas_thread():
+            pair = Pair(state.dm, operator(state.dm))
+            self._cycles.restart(exact - pair.fock, operator)
+            found = self._cycles.run(state, pair, tolerance, limit)
+        self.seconds["cheap cycles"] += time.perf_counter() - begin
+        return found
+
+    def _settled(self, refined: Refined) -> Refined:
+        """Corrections until the exact gradient is small enough for PySCF's steps to enlarge it."""
+        calculation, state = self.calculation, refined.state
+        thresholds = Thresholds.of(calculation.plain)
+        wanted, enlarged, gradient = self.schedule.after_exact, float("nan"), refined.gradient
+        shift: Array | float = 0.0
+        for correction in range(_CORRECTIONS if self.schedule.exact else 1):
+            if self.schedule.exact:
+                exact = self._exact_fock(state)
+                gradient = calculation.gradient(state, exact)
+                if correction and gradient < wanted:
+                    break
+                shift = exact - self.cheap(state.dm)
+            state, gradient = self._by_any_means(state, shift, wanted)
+            with one_blas_thread():
+                enlarged = enlargement(calculation, self.cheap, shift, state)
+            wanted = wanted_gradient(thresholds, enlarged)
+        with one_blas_thread():
+            stays = settles(calculation, self.cheap, shift, state, thresholds)
+        return replace(
+            refined,
+            state=state,
+            gradient=gradient,
+            exact_builds=self.exact_builds,
+            enlarged=enlarged,
+            settles=stays,
+        )
+
+    def _by_any_means(self, state: State, shift: Array | float, tolerance: float) -> Converged:
+        """A state converged with a shifted operator: by DIIS, or by PySCF's second-order solver where that fails."""
+        begin, first = time.perf_counter(), self.cheap.builds
+        tight = 0.3 * tolerance
+        with one_blas_thread():
+            pair = Pair(state.dm, self.cheap(state.dm))
+            self._cycles.restart(shift, self.cheap)
+            found = self._cycles.run(state, pair, tight, lambda: _AFTER_EXACT - (self.cheap.builds - first))
+            if found.gradient > tolerance and self.calculation.whole_occupations:
+                solved = Twin(self.calculation, self.cheap, shift).newton(state, _AFTER_EXACT, tight)
+                if solved.converged:
+                    gradient = self.calculation.gradient(solved.state, self.cheap(solved.state.dm) + shift)
+                    found = Converged(solved.state, gradient)
+        self.seconds["cheap cycles"] += time.perf_counter() - begin
+        return found
+
+
+def _overshot(pair: Pair, earlier: Sequence[Pair], overlap: Array) -> bool:
+    error, *before = diis_errors([pair, *earlier], overlap)
+    return error > _OVERSHOT * min(before)
