@@ -131,7 +131,7 @@ def _metal_atoms() -> Iterator[Case]:
     """3d atoms and cations in their ground terms, and in another multiplicity."""
     neutral = [atom(symbol, spin=spin) for symbol, (spin, *_) in _METALS.items()]
     cations = [atom(symbol, 1, spin) for symbol, (_, spin, *_) in _METALS.items()]
-    other = [replace(m, name=f"{m.name}-spin{m.spin + 2}", spin=m.spin + 2) for m in neutral if m.name in "TiCoNi"]
+    other = [replace(m, name=f"{m.name}-spin{m.spin + 2}", spin=m.spin + 2) for m in neutral if m.spin in {2, 3}]
     yield from _cross("3d atoms", neutral, [level("RO", "hf", _SVP), _UHF, _UB3LYP])
     yield from _cross("3d atoms", [*cations, *other], [_UHF, _UPBE])
 
@@ -153,9 +153,9 @@ def _metal_molecules() -> Iterator[Case]:
 
 def _diradicals() -> Iterator[Case]:
     """Molecules with two electrons in two orbitals as closed shells, and with broken spin symmetry."""
-    lengths = {"OO": 1.208, "NH": 1.036, "CC": 1.369, "BB": 1.59, "PH": 1.42}
-    small = [diatomic(*pair, length) for pair, length in lengths.items()]
-    small += [diatomic("Si", "Si", 2.246), diatomic("S", "S", 1.889), bent("CH2", "C", "H", 1.077, 134.0)]
+    small = [diatomic("O", "O", 1.208), diatomic("N", "H", 1.036), diatomic("C", "C", 1.369), diatomic("B", "B", 1.59)]
+    small += [diatomic("P", "H", 1.42), diatomic("Si", "Si", 2.246), diatomic("S", "S", 1.889)]
+    small += [bent("CH2", "C", "H", 1.077, 134.0)]
     rings = [benzene(f"C6H4-{x}", without) for x, without in (("ortho", (0, 1)), ("meta", (0, 2)), ("para", (0, 3)))]
     yield from _cross("diradicals", small, (_RHF, _PBE, _B3LYP))
     yield from _cross("diradicals", rings, (level("R", "hf", "6-31g"), level("R", "pbe", "6-31g")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,8 +14,8 @@ from training.bench.molecules import Molecule
 Array = NDArray[np.float64]
 
 
-def place(name: str, symbols: Sequence[str], positions: ArrayLike, charge: int = 0, spin: int = 0) -> Molecule:
-    """Elements at positions (n_atoms, 3)."""
+def place(name: str, symbols: Sequence[str], positions: Any, charge: int = 0, spin: int = 0) -> Molecule:
+    """Elements at positions, anything that makes an array (n_atoms, 3)."""
     numbers = tuple(int(elements.charge(symbol)) for symbol in symbols)
     return Molecule(name, numbers, np.asarray(positions, dtype=np.float64), charge, spin)
 

@@ -6,6 +6,7 @@ threads of PySCF and torch do not survive a fork.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import resource
@@ -51,10 +52,11 @@ def run_each(
 
     limit_seconds: processor time of one task. preload: modules that are imported before the processes are forked.
     """
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
     left, flying = deque(tasks), list[_Flight[Task]]()
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))  # for the process that is forked from, when the first one starts
     try:
         while left or flying:
             while left and len(flying) < jobs:
@@ -64,6 +66,11 @@ def run_each(
                 flying.remove(flight)
                 yield flight.task, _land(flight, limit_seconds)
     finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
         for flight in flying:
             flight.process.kill()
 
@@ -82,7 +89,9 @@ def _work(function: Callable[[Task], Any], task: Task, limit_seconds: float, end
     used = resource.getrusage(resource.RUSAGE_SELF)
     allowed = int(used.ru_utime + used.ru_stime + limit_seconds) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (allowed, resource.RLIM_INFINITY))
-    end.send(function(task))
+    measured = function(task)
+    with contextlib.suppress(BrokenPipeError):  # the parent was killed
+        end.send(measured)
 
 
 def _land(flight: _Flight[Any], limit_seconds: float) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from importlib import resources
+from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,12 +37,14 @@ def read_set(name: str) -> list[Case]:
     SetMissing.
     """
     package, read = SETS[name]
-    if find_spec(package.replace("-", "_")) is None:
+    spec = find_spec(package.replace("-", "_"))
+    if spec is None or not spec.submodule_search_locations:
         raise SetMissing(f"the set {name} needs structures that are not here: pip install {package}")
+    folder = Path(spec.submodule_search_locations[0])
     seen, cases = Seen(0.02), list[Case]()
-    for group, molecule in read():
-        heavy = max(molecule.numbers) > _LIGHT and molecule.n_atoms <= _MAX_ATOMS
-        if heavy and molecule not in seen and _in_basis(molecule):
+    for group, molecule in read(folder):
+        wanted = max(molecule.numbers) > _LIGHT and molecule.n_atoms <= _MAX_ATOMS and _countable(molecule)
+        if wanted and molecule not in seen and all(map(_in_basis, molecule.numbers)):
             seen.add(molecule)
             cases.append(Case(group, molecule, level("", "pbe" if _metals(molecule) else "b3lyp", _BASIS)))
     return cases
@@ -51,20 +54,21 @@ def _metals(molecule: Molecule) -> bool:
     return any(21 <= z <= 30 or 39 <= z <= 48 or 57 <= z <= 80 for z in molecule.numbers)
 
 
-def _in_basis(molecule: Molecule) -> bool:
-    return all(_covered(z) for z in set(molecule.numbers))
+def _countable(molecule: Molecule) -> bool:
+    """Whether the electrons can have that spin; some records of ions do not say that they are."""
+    return (sum(molecule.numbers) - molecule.charge - molecule.spin) % 2 == 0
 
 
-def _covered(z: int) -> bool:
-    """Whether PySCF has the basis for an element; what it has not it warns of and raises one or another error."""
+def _in_basis(z: int) -> bool:
+    """Whether PySCF has def2-SVP for an element: up to Rn, without the lanthanoids after La."""
     return z <= 57 or 72 <= z <= 86
 
 
-def _molpro() -> Iterator[tuple[str, Molecule]]:
-    """Structures in Cartesian coordinates; those in internal ones are left out."""
-    folder = resources.files("pymolpro") / "share" / "database"
+def _molpro(folder: Path) -> Iterator[tuple[str, Molecule]]:
+    """Structures in Cartesian coordinates; those in internal ones are left out. The package itself is not imported."""
     for name in _MOLPRO:
-        found: dict[str, Any] = json.loads((folder / f"Minnesota_2019_{name}.json").read_text())["molecules"]
+        path = folder / "share" / "database" / f"Minnesota_2019_{name}.json"
+        found: dict[str, Any] = json.loads(path.read_text())["molecules"]
         for key, entry in found.items():
             words = [line.split() for line in entry["geometry"].splitlines()]
             lines = [line for line in words if len(line) == 4]
@@ -79,12 +83,11 @@ def _symbol(word: str) -> str:
     return str(elements.ELEMENTS[int(word)]) if word.isdigit() else word.capitalize()
 
 
-def _mctc() -> Iterator[tuple[str, Molecule]]:
-    from tad_mctc.data.structures import collections  # loads torch
-
+def _mctc(_: Path) -> Iterator[tuple[str, Molecule]]:
+    structures = import_module("tad_mctc.data.structures")  # loads torch
     for name in _MCTC:
-        for key, record in collections[name].items():
-            if "lattice" in record:
+        for key, record in structures.collections[name].items():
+            if "lattice" in record or (key.endswith("-") and "charge" not in record):
                 continue
             numbers = tuple(int(z) for z in record["numbers"])
             charge, spin = (int(record[x]) if x in record else 0 for x in ("charge", "uhf"))
@@ -92,7 +95,7 @@ def _mctc() -> Iterator[tuple[str, Molecule]]:
             yield name, Molecule(key, numbers, positions, charge, spin)
 
 
-SETS: dict[str, tuple[str, Callable[[], Iterator[tuple[str, Molecule]]]]] = {
+SETS: dict[str, tuple[str, Callable[[Path], Iterator[tuple[str, Molecule]]]]] = {
     "molpro": ("pymolpro", _molpro),
     "mctc": ("tad-mctc", _mctc),
 }
