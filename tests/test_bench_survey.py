@@ -18,7 +18,7 @@ from training.bench.survey import __main__ as command
 from training.bench.survey import report, runs, sets
 from training.bench.survey.cases import CASES, Case, level, named
 from training.bench.survey.geometries import diatomic, place
-from training.bench.survey.pool import PoolError, run_each
+from training.bench.survey.pool import Ended, PoolError, run_each
 from training.bench.survey.runs import Route, Row, UnknownRoute, empty_row, run_task
 from training.rows import append_json_row, read_json_rows
 
@@ -206,8 +206,9 @@ def test_a_process_that_dies_or_does_not_end_is_an_answer_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    found = dict(run_each(square, [2, 4, 5, 3], jobs=2, limit_seconds=0.5, preload=[__name__]))
-    assert found == {2: 4, 3: 9, 4: "ended by SIGKILL", 5: "took more than 0.5 s"}
+    found: dict[int, Any] = dict(run_each(square, [2, 4, 5, 3], jobs=2, limit_seconds=0.5, preload=[__name__]))
+    assert found == {2: 4, 3: 9, 4: found[4], 5: Ended("took more than 0.5 s", 0.5)}
+    assert found[4].reason == "ended by SIGKILL"
     assert os.environ["OMP_NUM_THREADS"] == "7"
 
 

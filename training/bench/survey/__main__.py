@@ -19,7 +19,7 @@ from tqdm import tqdm
 from training.acceleration.protocol import ProtocolError
 from training.acceleration.work import only_run
 from training.bench.survey.cases import CASES, Case, named
-from training.bench.survey.pool import PoolError, run_each
+from training.bench.survey.pool import Ended, PoolError, run_each
 from training.bench.survey.report import current, report
 from training.bench.survey.runs import Route, Row, Task, UnknownRoute, empty_row, run_task
 from training.bench.survey.sets import SETS, SetMissing, read_set
@@ -46,7 +46,7 @@ def measure(tasks: Sequence[Task], jobs: int, limit_seconds: float) -> Iterator[
     with tqdm(total=len(tasks), unit="SCF", mininterval=5, desc="survey") as bar:
         for task, row in run_each(run_task, tasks, jobs, limit_seconds, preload):
             bar.update()
-            yield empty_row(*task, error=row) if isinstance(row, str) else row
+            yield empty_row(*task, error=row.reason, cpu=row.cpu) if isinstance(row, Ended) else row
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:

@@ -7,6 +7,7 @@ threads of PySCF and torch do not survive a fork.
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import resource
@@ -32,6 +33,14 @@ class PoolError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Ended:
+    """A process that gave nothing. cpu: processor seconds, nan where they are not known."""
+
+    reason: str
+    cpu: float = math.nan
+
+
+@dataclass(frozen=True)
 class _Flight(Generic[Task]):
     task: Task
     process: BaseProcess
@@ -45,8 +54,8 @@ def run_each(
     jobs: int,
     limit_seconds: float,
     preload: Sequence[str] = (),
-) -> Iterator[tuple[Task, Measured | str]]:
-    """Each task with what the function gave, as it comes, or with one line that says what ended its process.
+) -> Iterator[tuple[Task, Measured | Ended]]:
+    """Each task with what the function gave, as it comes, or with what ended its process.
 
     Raises PoolError where a process failed by an exception: that is no result of the task.
 
@@ -108,7 +117,7 @@ def _land(flight: _Flight[Any], limit_seconds: float) -> Any:
         flight.process.join()
     code = flight.process.exitcode or 0
     if code == -signal.SIGXCPU or time.monotonic() > flight.latest:
-        return f"took more than {limit_seconds:g} s"
+        return Ended(f"took more than {limit_seconds:g} s", limit_seconds)
     if code >= 0:
         raise PoolError("a process ended before it gave a result; what it raised stands above")
-    return f"ended by {signal.Signals(-code).name}"
+    return Ended(f"ended by {signal.Signals(-code).name}")

@@ -61,11 +61,16 @@ def table(found: dict[str, dict[str, Row]], routes: Sequence[Route], start: str)
 def _line(group: str, cases: Sequence[dict[str, Row]], order: Sequence[str], start: str) -> list[str]:
     counts = Counter(verdict(of[start], of["minao"]) for of in cases)
     of_each = {name: [of[name] for of in cases if name in of] for name in order}
-    converged = [str(sum(row.converged for row in rows)) for rows in of_each.values()]
+    converged = [_share(sum(row.converged for row in rows), len(rows), len(cases)) for rows in of_each.values()]
     seconds = [f"{sum(row.cpu for row in rows if not math.isnan(row.cpu)):.0f}" for rows in of_each.values()]
     cycles = [str(sum(max(row.cycles, 0) for row in rows) or "-") for rows in of_each.values()]  # Newton counts none
     kinds = [str(counts[kind]) for kind in (ABOVE, LOST, LOWER, GAINED)]
     return [group, str(len(cases)), *kinds, " / ".join(converged), " / ".join(seconds), " / ".join(cycles)]
+
+
+def _share(count: int, rows: int, cases: int) -> str:
+    """A number of cases, and of how many where a start has not been run for all of them."""
+    return str(count) if rows == cases else f"{count} of {rows}"
 
 
 def bad_lines(found: dict[str, dict[str, Row]], start: str) -> list[str]:
