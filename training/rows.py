@@ -1,10 +1,12 @@
-"""Measured rows, one frozen dataclass each, in a CSV that an interrupted run continues."""
+"""Measured rows, one frozen dataclass each, in a CSV or in lines of JSON that an interrupted run continues."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import io
+import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,6 +47,26 @@ def append_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
         if fresh:
             writer.writeheader()
         writer.writerows(lines)
+
+
+def read_json_rows(path: Path, kind: type[T]) -> list[T]:
+    """Rows that `append_json_row` wrote; none where there is no file. Fields that `kind` does not have are left out."""
+    if not path.exists():
+        return []
+    names = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    lines = [json.loads(line) for line in _whole_lines(path.read_bytes()).splitlines()]
+    lists = [{k: tuple(v) if isinstance(v, list) else v for k, v in line.items() if k in names} for line in lines]
+    return [kind(**line) for line in lists]
+
+
+def append_json_row(path: Path, row: Any) -> None:
+    """Write a row, a dataclass of plain fields and tuples of them, as one line; what JSON has not (nan) is left out."""
+    fields = {k: v for k, v in dataclasses.asdict(row).items() if not isinstance(v, float) or math.isfinite(v)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        _take_cut_line_away(path)
+    with path.open("a") as file:
+        file.write(json.dumps(fields) + "\n")
 
 
 def _whole_lines(content: bytes) -> bytes:

@@ -85,29 +85,40 @@ class Result:
 
 @dataclass(frozen=True)
 class Level:
-    """How to calculate. regime: `incore` and `direct` (integrals kept, made anew), `df`, or PySCF's choice (empty)."""
+    """How to calculate. regime: `incore` and `direct` (integrals kept, made anew), `df`, or PySCF's choice (empty).
+
+    kind: `R`, `RO`, `U` or `G`, as the names of PySCF's classes begin; empty: R for closed and U for open shells.
+    symmetry: of the `Mole`. settings: attributes of the SCF object; `smearing` is Fermi's of that width, hartree.
+    """
 
     name: str
     xc: str = "b3lyp"
     basis: str = "def2-svp"
     regime: str = ""
+    kind: str = ""
+    symmetry: bool = False
+    settings: tuple[tuple[str, Any], ...] = ()
 
     def make_mf(self, molecule: Molecule) -> Any:
-        """Fresh SCF object with a fresh molecule, unrestricted for open shells.
+        """Fresh SCF object with a fresh molecule. Raises AttributeError for a setting that it does not have.
 
         PySCF keeps the integrals where `_is_mem_enough`; that is answered for it here, because a lower `max_memory`
         would also make the blocks of the grid small, which a large molecule does not do.
         """
-        mol = molecule.mole(self.basis)
-        if self.xc == "hf":
-            mf = scf.UHF(mol) if mol.spin else scf.RHF(mol)
-        else:
-            mf = (dft.UKS if mol.spin else dft.RKS)(mol, xc=self.xc)
+        mol = molecule.mole(self.basis, self.symmetry)
+        kind = self.kind or ("U" if mol.spin else "R")
+        mf = getattr(scf, f"{kind}HF")(mol) if self.xc == "hf" else getattr(dft, f"{kind}KS")(mol, xc=self.xc)
         if self.regime == "df":
             mf = mf.density_fit()
         elif self.regime:
             keep = self.regime == "incore"
             mf._is_mem_enough = lambda: keep
+        for name, value in self.settings:
+            if name == "smearing":
+                mf = scf.addons.smearing(mf, sigma=value, method="fermi")
+            else:
+                getattr(mf, name)
+                setattr(mf, name, value)
         return mf
 
 
@@ -126,16 +137,13 @@ class Job:
 
 
 def read_report(report: Any) -> dict[str, Any]:
-    """The fields of a row that come from a `GuessReport`."""
+    """The fields of a row that come from a `GuessReport`; what a report of another version lacks is left out."""
+    names = ("route", "transfer", "refined", "cheap_builds", "exact_builds", "gradient")
+    gate, reason = getattr(report, "gate", {}), getattr(report, "reason", "")
     return {
-        "route": report.route,
-        "transfer": report.transfer,
-        "refined": report.refined,
-        "cheap_builds": report.cheap_builds,
-        "exact_builds": report.exact_builds,
-        "gradient": report.gradient,
-        "gate": " ".join(f"{name}={value:.4g}" for name, value in dict(report.gate).items()),
-        "reason": " ".join(report.reason.split()),
+        **{name: getattr(report, name) for name in names if hasattr(report, name)},
+        "gate": " ".join(f"{name}={value:.4g}" for name, value in dict(gate).items()),
+        "reason": " ".join(reason.split()),
     }
 
 

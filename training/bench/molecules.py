@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto
-from pyscf.data import nist
+from pyscf.data import elements, nist
 
 from training.labels import LabelFile
 
 Array = NDArray[np.float64]
 
 COVERED = frozenset((1, 6, 7, 8, 9))
+_KR = 36
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,13 @@ class Molecule:
         """Whether it is neutral without unpaired electrons."""
         return self.charge == 0 and self.spin == 0
 
-    def mole(self, basis: str) -> gto.Mole:
-        """As a PySCF `Mole`, silent."""
+    def mole(self, basis: str, symmetry: bool = False) -> gto.Mole:
+        """As a PySCF `Mole`, silent; beyond Kr the def2 bases come with their core potentials."""
         atoms = list(zip(self.numbers, self.positions, strict=True))
-        return gto.M(atom=atoms, basis=basis, charge=self.charge, spin=self.spin, verbose=0)
+        heavy = {z for z in self.numbers if z > _KR} if basis.startswith("def2") else set()
+        ecp = {elements.ELEMENTS[z]: basis for z in heavy}
+        settings = {"charge": self.charge, "spin": self.spin, "symmetry": symmetry, "verbose": 0}
+        return gto.M(atom=atoms, basis=basis, ecp=ecp, **settings)
 
     def cation(self) -> Molecule:
         """One electron less at the same geometry, a doublet."""
