@@ -182,7 +182,7 @@ def _check_reference(calculation: Calculation, start: Start) -> None:
         return
     objection = Gate().objection(measure(calculation.mol, start.reference.fock, start.reference, calculation.nelec))
     if objection:
-        raise OutsideDomain(f"the gate rejected F_ref: {objection}; refine='auto' cures that")
+        raise OutsideDomain(f"the gate rejected F_ref: {objection}; without refinement it does not serve")
 
 
 def predict_fock(mol: gto.Mole, model: Any = None) -> Array:

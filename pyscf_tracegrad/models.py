@@ -95,7 +95,7 @@ class ModelRecord:
 def read_record(source: ModelSource) -> ModelRecord:
     """Record of a model, from the file beside it where that belongs to it, else from the model itself.
 
-    Raises CheckpointError, and whatever importing torch may raise, in the latter case only.
+    Raises, in the latter case only, CheckpointError and whatever importing torch may raise.
     """
     if isinstance(source, Path):
         try:
@@ -104,6 +104,7 @@ def read_record(source: ModelSource) -> ModelRecord:
                 return ModelRecord(str(data["xc"]), str(data["basis"]), ShellTable.from_list(data["shells"]))
         except (OSError, ValueError, LookupError, TypeError):
             pass  # missing, damaged or of another file: the model itself knows
+        check_files([source])  # before torch is loaded
     checkpoint = _load(source).checkpoint
     return ModelRecord(checkpoint.xc, checkpoint.basis, checkpoint.shells)
 

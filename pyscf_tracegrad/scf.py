@@ -108,8 +108,7 @@ def register(
         for name, wrapper in _WRAPPERS.items():
             if name in vars(owner):
                 setattr(owner, name, wrapper(getattr(owner, name)))
-        setattr(owner, REPORT, None)
-        owner._keys.add(REPORT)  # PySCF warns of attributes that it does not know
+    _make_known()
     setattr(hf.SCF, _OPTIONS, options)
     if _class_default(hf.SCF) == KEY:  # from PySCF's config file, where a name is all that can be said
         set_default()
@@ -163,7 +162,6 @@ def dispatch(original: Callable[..., Any], mf: Any, mol: Any, key: Any, keywords
     """
     options = getattr(hf.SCF, _OPTIONS, None)
     if options is None or not isinstance(key, str) or key.lower() != KEY:
-        _forget(mf)
         return original(mf, mol, key, **keywords)
     mol = mf.mol if mol is None else mol
     with_report = _check_keywords(mf, keywords)
@@ -215,6 +213,14 @@ def _forget(mf: Any) -> None:
     """Drop the report of an earlier run."""
     if hasattr(hf.SCF, _OPTIONS):
         vars(mf).pop(REPORT, None)
+        _make_known()
+
+
+def _make_known() -> None:
+    """The report as an attribute of the classes, gpu4pyscf's as well, which may be imported after `register`."""
+    for owner in _scf_classes():
+        setattr(owner, REPORT, None)
+        owner._keys.add(REPORT)  # PySCF warns of attributes that it does not know
 
 
 class _Default(str):
@@ -303,5 +309,4 @@ def _copy_report(host: Any, mf: Any) -> None:
     report = vars(host).get(REPORT)
     if report is not None:
         setattr(mf, REPORT, report)
-    for owner in _scf_classes():  # gpu4pyscf may have been imported after `register`
-        owner._keys.add(REPORT)
+    _make_known()
