@@ -7,7 +7,9 @@ text, and not a function here, because they must do no harm once this package is
 
 from __future__ import annotations
 
+import ast
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 BEGIN = "# >>> pyscf_tracegrad autoload >>>\n"
@@ -19,6 +21,8 @@ _ABOUT = "# By `python -m pyscf_tracegrad autoload`; `python -m pyscf_tracegrad 
 _NEW_FILE = "# This file was made for these lines.\n"
 _NO_NEWLINE = "# The line before them had no end.\n"
 _DEFAULT = 'scf_hf_SCF_init_guess = "tracegrad"\n'
+# The name is known to `scf.register` too.
+_MODELS = "tracegrad_models = "
 
 _STUB = '''\
 def _tracegrad_autoload():
@@ -35,11 +39,11 @@ def _tracegrad_autoload():
                 return original(self, mol, key, **keywords)
             try:
                 from pyscf_tracegrad.scf import dispatch
-            except ImportError as error:
+            except Exception as error:
                 from pyscf.lib import logger
 
-                logger.warn(self, "tracegrad guess: pyscf_tracegrad cannot be imported (%s). "
-                            "Using the minao guess instead.", error)
+                logger.warn(self, "tracegrad guess: pyscf_tracegrad cannot be imported (%s: %s). "
+                            "Using the minao guess instead.", type(error).__name__, error)
                 return original(self, mol, "minao")
             return dispatch(original, self, mol, key, keywords)
 
@@ -48,7 +52,7 @@ def _tracegrad_autoload():
                 SCF.init_guess = "tracegrad"
                 try:
                     import pyscf_tracegrad
-                except ImportError:
+                except Exception:
                     pass  # the stub says so
                 return (owner if instance is None else instance).init_guess
 
@@ -98,11 +102,16 @@ def config_file() -> Path:
     return Path(name) if name else Path(os.environ.get("HOME", ".")) / ".pyscf_conf.py"
 
 
-def install(path: Path, default: bool = False) -> bool:
+def install(path: Path, default: bool = False, models: Sequence[Path] = ()) -> bool:
     """Write our lines into the config file, in the place of older ones or at its end; False if they are there already.
 
-    default: also make 'tracegrad' the default guess of molecular SCF objects. Raises AutoloadError.
+    default: also make 'tracegrad' the default guess of molecular SCF objects. models: model files that the key uses
+    before the shipped one. Raises AutoloadError, for a path where no file is as well.
     """
+    for model in models:
+        if not model.is_file():
+            raise AutoloadError(f"{model}: no such file; give the path of a model file")
+    named = [str(model.expanduser().resolve()) for model in models]
     content = _read(path)
     before, old, after = _split(path, content or b"")
     new_file = content is None or _NEW_FILE.encode() in old
@@ -115,6 +124,7 @@ def install(path: Path, default: bool = False) -> bool:
         _NEW_FILE if new_file else "",
         _NO_NEWLINE if no_newline else "",
         _DEFAULT if default else "",
+        f"{_MODELS}{named!r}\n" if named else "",
         _STUB,
         END,
     )
@@ -143,6 +153,18 @@ def status(path: Path) -> str:
     if not old:
         return "off"
     return "default" if _DEFAULT.encode() in old else "on"
+
+
+def models(path: Path) -> tuple[str, ...]:
+    """Paths of the model files that our lines in the config file name. Raises AutoloadError."""
+    _, old, _ = _split(path, _read(path) or b"")
+    for line in old.decode(errors="replace").splitlines():
+        if line.startswith(_MODELS):
+            try:
+                return tuple(map(str, ast.literal_eval(line.removeprefix(_MODELS))))
+            except (ValueError, SyntaxError):
+                raise AutoloadError(f"the line of the models in {path} was changed; run autoload again") from None
+    return ()
 
 
 def _read(path: Path) -> bytes | None:

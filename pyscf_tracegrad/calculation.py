@@ -20,6 +20,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 from pyscf import df, dft, gto, lib, scf
+from pyscf.lib import logger
 from pyscf.scf import ghf, rohf, uhf
 
 from pyscf_tracegrad.cheapfock import CheapFock, OwnJK
@@ -77,6 +78,7 @@ class Calculation:
         plain = getattr(mf, "_scf", mf)  # below a newton() layer
         self.general = isinstance(plain, ghf.GHF)
         self.plain = plain
+        self._user, self._operators, self._exact_calls = mf, list[CheapFock](), 0
         self.nao = int(mol.nao)
         hcore = plain.get_hcore(mol)
         self.hcore: Array = np.asarray(hcore[: self.nao, : self.nao]).real if self.general else np.asarray(hcore)
@@ -101,6 +103,21 @@ class Calculation:
         worker.verbose = 0
         worker.chkfile = None
         return worker
+
+    def say(self, text: str) -> None:
+        """One line in the user's log at verbose >= 4: what is being done now."""
+        logger.info(self._user, "tracegrad guess: %s", text)
+
+    def say_seconds(self, seconds: dict[str, float]) -> None:
+        """Lines like those of PySCF's timers at verbose >= 5. seconds: wall time of stages that are over."""
+        for stage, value in seconds.items():
+            logger.debug(self._user, "    wall time for tracegrad guess, %-20s %9.2f sec", stage, value)
+
+    @property
+    def builds(self) -> tuple[int, int]:
+        """Cheap and exact Fock builds so far, of all operators that were made here."""
+        cheap = sum(operator.builds for operator in self._operators if not operator.exact)
+        return cheap, sum(operator.builds for operator in self._operators if operator.exact) + self._exact_calls
 
     @property
     def xc(self) -> str:
@@ -146,7 +163,7 @@ class Calculation:
             and OwnJK.possible(self.plain)
         ):
             with_df, own = OwnJK(self.plain), True
-        return CheapFock(
+        operator = CheapFock(
             self.mol,
             self.xc,
             grid_level,
@@ -156,6 +173,8 @@ class Calculation:
             own_jk=own,
             single=self._smallest_overlap > _NEARLY_DEPENDENT,
         )
+        self._operators.append(operator)
+        return operator
 
     @property
     def _smallest_overlap(self) -> float:
@@ -262,6 +281,8 @@ class Calculation:
         Its integrals and grids stay on the user's object, where the SCF needs them next.
         """
         mf = self.plain
+        self.say("one exact Fock build")
+        self._exact_calls += 1
         shaped = self.shaped(dm)
         vhf = mf.get_veff(self.mol, shaped)
         solvent = getattr(vhf, "v_solvent", None)

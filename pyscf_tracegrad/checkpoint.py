@@ -1,6 +1,7 @@
 """One file per model: weights, typed config, shell table, level of theory, standardisation, format version.
 
-Beside it stands its SHA-256 in a file of the same name with `.sha256` appended, in the form of `sha256sum`.
+Beside it stand its SHA-256 in a file of the same name with `.sha256` appended, in the form of `sha256sum`, and a record
+of what it covers with `.json` appended (`models.py`), which can be read without torch.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ import dataclasses
 import hashlib
 import io
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pyscf_tracegrad import models
 from pyscf_tracegrad.config import ModelConfig, from_dict
 from pyscf_tracegrad.errors import CheckpointError
 from pyscf_tracegrad.model import FockModel
@@ -22,6 +25,8 @@ from pyscf_tracegrad.orbitals import ShellTable
 from pyscf_tracegrad.upgrades import VERSION, upgrade
 
 FORMAT = "pyscf_tracegrad-model"
+
+checksum_file = models.checksum_file
 
 
 @dataclass(frozen=True)
@@ -40,13 +45,8 @@ class Checkpoint:
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-def checksum_file(path: Path) -> Path:
-    """The file that holds the SHA-256 of a checkpoint."""
-    return path.with_name(path.name + ".sha256")
-
-
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint and its checksum, each in one atomic step."""
+    """Write a checkpoint, its checksum and its record, each in one atomic step."""
     path = Path(path)
     data = {
         "format": FORMAT,
@@ -67,6 +67,9 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     partial.replace(path)
     partial.write_text(f"{digest}  {path.name}\n")
     partial.replace(checksum_file(path))
+    record = models.ModelRecord(checkpoint.xc, checkpoint.basis, checkpoint.shells)
+    partial.write_text(record.to_json(digest), encoding="utf-8")
+    partial.replace(models.record_file(path))
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -76,6 +79,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     _check_sum(path)
+    if not zipfile.is_zipfile(path):  # torch warns of a bare pickle before it refuses it
+        raise CheckpointError(f"{path}: not a checkpoint of pyscf_tracegrad")
     try:
         data: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its unpickler stumbles over
@@ -102,9 +107,11 @@ def _check_sum(path: Path) -> None:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); give the path of a model file") from None
     try:
-        expected = checksum_file(path).read_text().split()[0]
-    except (OSError, IndexError):
-        raise CheckpointError(f"{checksum_file(path)}: missing or empty; it must hold the model's SHA-256") from None
+        expected = checksum_file(path).read_text(encoding="utf-8").split()[0]
+    except (OSError, IndexError, UnicodeDecodeError):
+        raise CheckpointError(
+            f"{checksum_file(path)}: missing, empty or no text; it must hold the model's SHA-256"
+        ) from None
     if digest != expected:
         raise CheckpointError(
             f"{path}: SHA-256 does not match {checksum_file(path).name}; the file is damaged: reinstall"

@@ -42,11 +42,13 @@ def check_molecule(mol: gto.Mole) -> None:
 def check_network(mol: gto.Mole) -> None:
     """Refuse what no network of this package covers, whatever its elements; F_ref serves these.
 
-    Raises OutsideDomain for effective core potentials, altered nuclear charges, open shells, and nuclei so close that
-    no training set has the like.
+    Raises OutsideDomain for effective core potentials, altered nuclear charges, no nuclei at all, open shells, and
+    nuclei so close that no training set has the like.
     """
     if mol.has_ecp():
         raise OutsideDomain("the network does not know effective core potentials")
+    if not _real_atoms(mol):
+        raise OutsideDomain("the network does not know a molecule without nuclei")
     for atom in _real_atoms(mol):
         charge, symbol = mol.atom_charge(atom), mol.atom_symbol(atom)
         if charge != gto.charge(symbol):

@@ -5,10 +5,11 @@ calculation -> domain -> start (network or F_ref) -> gate -> cheap cycles -> exa
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,23 +20,27 @@ from pyscf.scf import hf
 from pyscf_tracegrad.calculation import Calculation
 from pyscf_tracegrad.directjk import DirectJK
 from pyscf_tracegrad.domain import check_density, check_molecule, check_network, check_overlap, check_scf
-from pyscf_tracegrad.errors import BadMolecule, OutsideDomain, TracegradError
+from pyscf_tracegrad.errors import OutsideDomain
+from pyscf_tracegrad.failures import Failure, attempt
 from pyscf_tracegrad.gate import Gate, measure
 from pyscf_tracegrad.laststep import last_step
+from pyscf_tracegrad.models import choose_model, model_sources
 from pyscf_tracegrad.options import GuessOptions, Refine, Transfer
 from pyscf_tracegrad.options import Start as StartName
 from pyscf_tracegrad.refine import Refined, refine, schedule_for
 from pyscf_tracegrad.report import GuessReport
 from pyscf_tracegrad.starts import GRID_LEVEL, Start, choose_start
 
-if TYPE_CHECKING:
-    from pyscf_tracegrad.pretrained import PretrainedModel
-
 Array = NDArray[np.float64]
 
-# What PySCF and its libraries raise for a basis without fitting functions, a functional that they cannot evaluate on
-# this kind of density, or a matrix that cannot be diagonalised. None of these may end a calculation that minao starts.
-_CANNOT = (RuntimeError, KeyError, ValueError, OSError, np.linalg.LinAlgError)
+# What to cite, said once in a process at verbose >= 4, as PySCF does for functionals.
+_CITE = iter(
+    [
+        "tracegrad guess: please cite S. Yin et al., TraceGrad, arXiv:2405.05722",
+        "tracegrad guess: please cite H. Yu et al., QHNet, arXiv:2306.04922",
+        "tracegrad guess: please cite pyscf_tracegrad (CITATION.cff)",
+    ]
+)
 
 # HOMO-LUMO gap (hartree) of a closed shell below which PySCF's last check may see another occupation than the guess.
 _DEGENERATE = 3e-3
@@ -54,38 +59,65 @@ class Guess:
     fock: Any = None
 
 
-def make_guess(
-    mol_or_mf: Any, options: GuessOptions | None = None, model: PretrainedModel | None = None, mol: Any = None
-) -> Guess:
+def make_guess(mol_or_mf: Any, options: GuessOptions | None = None, model: Any = None, mol: Any = None) -> Guess:
     """Guess of a molecule (as B3LYP, unrestricted if it has open shells) or of an SCF object.
 
-    mol: molecule to start from, that of the SCF object if not given. model: from `load_model`; the shipped one if not
-    given. Raises OutsideDomain for what is not covered, CheckpointError for weights that cannot be used.
+    mol: molecule to start from, that of the SCF object if not given. model: as in `GuessOptions`, in their place.
+    Raises OutsideDomain for what is not covered, and for what fails, from its cause.
     """
+    options = _with_model(options, model)
+    work = _Work(mol_or_mf, mol)
+    made = attempt(lambda: work.guess(options), work.user, strict=True)
+    if isinstance(made, Failure):
+        raise made.strictly()
+    return made
+
+
+def _with_model(options: GuessOptions | None, model: Any) -> GuessOptions:
     options = GuessOptions() if options is None else options
-    if model is not None and not hasattr(model, "checkpoint"):
-        raise TypeError(f"model takes what load_model returns, not {model!r}")
-    by_molecule = isinstance(mol_or_mf, gto.MoleBase)
-    if by_molecule:
-        mol = mol_or_mf
-        check_molecule(mol)
-        mf = mol.RKS(xc="b3lyp") if mol.spin == 0 else mol.UKS(xc="b3lyp")
-    else:
-        mf, mol = mol_or_mf, mol_or_mf.mol if mol is None else mol
-        check_scf(mf)
-        check_molecule(mol)
-        check_overlap(mf, mol)
-    try:
-        return _make(Calculation(mf, mol), options, model, allow_exact=not by_molecule)
-    except TracegradError:
-        raise
-    except _CANNOT as error:
-        raise OutsideDomain(f"{type(error).__name__} in PySCF: {error}") from error
+    return options if model is None else dataclasses.replace(options, model=model)
 
 
-def _make(calculation: Calculation, options: GuessOptions, model: PretrainedModel | None, allow_exact: bool) -> Guess:
+class _Work:
+    """A guess in the making, and what has been spent on it should it fail."""
+
+    def __init__(self, mol_or_mf: Any, mol: Any) -> None:
+        self.user, self._mol, self._begin = mol_or_mf, mol, time.perf_counter()
+        self._calculation: Calculation | None = None
+
+    def guess(self, options: GuessOptions) -> Guess:
+        mf, mol = self.user, self._mol
+        by_molecule = isinstance(mf, gto.MoleBase)
+        if by_molecule:
+            mol = mf
+            check_molecule(mol)
+            mf = mol.RKS(xc="b3lyp") if mol.spin == 0 else mol.UKS(xc="b3lyp")
+        else:
+            mol = mf.mol if mol is None else mol
+            check_scf(mf)
+            check_molecule(mol)
+            check_overlap(mf, mol)
+        self._calculation = Calculation(mf, mol)
+        guess = _make(self._calculation, options, allow_exact=not by_molecule)
+        # whoever takes an open-shell density by ROKS or ROHF must not find the orbitals of two spins on it
+        return dataclasses.replace(guess, dm=np.asarray(guess.dm)) if by_molecule and np.ndim(guess.dm) == 3 else guess
+
+    def give_up(self, failure: Failure) -> GuessReport:
+        """Report of the minao density that serves instead, with the builds and the time that were spent for nothing.
+
+        Lets go of the calculation with its integrals.
+        """
+        cheap, exact = (0, 0) if self._calculation is None else self._calculation.builds
+        self._calculation = None
+        seconds = {"given up": time.perf_counter() - self._begin}
+        notes = (failure.message,)
+        return GuessReport("minao", cheap_builds=cheap, exact_builds=exact, notes=notes, seconds=seconds)
+
+
+def _make(calculation: Calculation, options: GuessOptions, allow_exact: bool) -> Guess:
     schedule = schedule_for(calculation, options, allow_exact)
-    start = choose_start(calculation, options, model, thin=schedule is not None and schedule.thinned)
+    start = choose_start(calculation, options, thin=schedule is not None and schedule.thinned)
+    calculation.say_seconds(start.seconds)
     refined: Refined | None = None
     cheap = start.cheap
     seconds = dict(start.seconds)
@@ -93,8 +125,10 @@ def _make(calculation: Calculation, options: GuessOptions, model: PretrainedMode
         if cheap is None:
             cheap = calculation.cheap(GRID_LEVEL)
             seconds["set-up of the user's basis"] = cheap.setup_seconds
+        calculation.say("cheap SCF cycles")
         refined = refine(calculation, cheap, start.state, start.pairs, schedule)
         seconds |= refined.seconds
+        calculation.say_seconds(refined.seconds)
         if options.refine == "auto":
             _check_refined(calculation, refined)
     else:
@@ -124,6 +158,7 @@ def _make(calculation: Calculation, options: GuessOptions, model: PretrainedMode
         signals=start.signals,
         notes=notes,
         seconds=seconds,
+        model=start.model,
     )
     return Guess(dm, report, start.fock if refined is None else None)
 
@@ -145,26 +180,28 @@ def _check_reference(calculation: Calculation, start: Start) -> None:
         return
     objection = Gate().objection(measure(calculation.mol, start.reference.fock, start.reference, calculation.nelec))
     if objection:
-        raise OutsideDomain(f"the gate rejected F_ref: {objection}; refine='auto' cures that")
+        raise OutsideDomain(f"the gate rejected F_ref: {objection}; without refinement it does not serve")
 
 
-def predict_fock(mol: gto.Mole, model: PretrainedModel | None = None) -> Array:
+def predict_fock(mol: gto.Mole, model: Any = None) -> Array:
     """Predicted converged Fock matrix (nao, nao), hartree, PySCF AO order, at the level of theory of the labels.
 
-    model: from `load_model`; the shipped one if not given. Raises OutsideDomain for what the network does not cover.
+    model: as in `tracegrad_guess`; of several the first with the molecule's AOs answers. Raises OutsideDomain for what
+    the network does not cover, or where its answer is not finite; CheckpointError for a file that cannot be used.
     """
+    if not isinstance(mol, gto.MoleBase):
+        raise TypeError(f"predict_fock takes a Mole, not {type(mol).__name__}")
     check_molecule(mol)
     check_network(mol)
-    if model is None:
-        from pyscf_tracegrad.pretrained import load_model  # needs torch
-
-        model = load_model()
-    return model.predict(mol).fock
+    fock = choose_model(model_sources(model), mol).load().predict(mol).fock
+    if not np.isfinite(fock).all():
+        raise OutsideDomain("the prediction is not finite")
+    return fock
 
 
 def tracegrad_guess(
     mol_or_mf: Any,
-    model: PretrainedModel | None = None,
+    model: Any = None,
     strict: bool = False,
     *,
     refine: Refine = "auto",
@@ -174,78 +211,89 @@ def tracegrad_guess(
 ) -> Any:
     """Starting density of an SCF: `mf.kernel(dm0=tracegrad_guess(mf))`.
 
+    Of an SCF object it is what `mf.init_guess = 'tracegrad'` starts from. Of a molecule it is not: the class and the
+    functional are not known, so it is refined as B3LYP without an exact build, and an SCF takes two or three cycles
+    from it where one is enough with the object, and more where its functional is another.
+
     Parameters
     ----------
     mol_or_mf : gto.Mole or scf.hf.SCF
         An SCF object, whose class, functional and options then count; or a molecule, taken as B3LYP, unrestricted if it
         has open shells, without an exact build.
-    model : PretrainedModel, optional
-        From `load_model`; the shipped one if not given.
+    model : str, PathLike, PretrainedModel, or a list of these, optional
+        Models that may answer, and no others: paths of model files, `'shipped'`, what `load_model` returns. The first
+        that has the basis and the functional of the calculation does. The shipped one if not given.
     strict : bool
-        Raise OutsideDomain for what is not covered. Otherwise warn with the reason through `pyscf.lib.logger` and
-        return the minao density, in the shape that the SCF object needs.
+        Raise OutsideDomain for what is not covered or fails, from its cause. Otherwise warn with the reason through
+        `pyscf.lib.logger` and return the next best: from F_ref where the network fails, else the minao density, in the
+        shape that the SCF object needs.
     refine, transfer, start
         As in `GuessOptions`: cheap cycles ('auto', a number, False), the way into another basis, the first state.
     report : bool
-        Return `(dm, GuessReport)`.
+        Return `(dm, GuessReport)`. `mf.init_guess_report` is of `mf.kernel()`, and not set here.
 
     Returns
     -------
     Density in PySCF AO order, in the shape that the object's class takes: (nao, nao) for RHF and RKS, (2, nao, nao) for
     UHF, UKS, ROHF and ROKS, (2 nao, 2 nao) for GHF and GKS; tagged with `mo_coeff` and `mo_occ` where the class can use
-    them. For a molecule (nao, nao), or (2, nao, nao) if it has open shells.
+    them. For a molecule (nao, nao), which all but GHF and GKS take, or with open shells (2, nao, nao) without tags,
+    which UHF, UKS, ROHF and ROKS take. GHF and GKS need the SCF object.
     """
     if not isinstance(mol_or_mf, (gto.MoleBase, hf.SCF)):
         raise TypeError(f"tracegrad_guess takes a Mole or an SCF object, not {type(mol_or_mf).__name__}")
-    guess = guess_or_minao(mol_or_mf, GuessOptions(refine, transfer, start, strict), model)
+    guess = guess_or_minao(mol_or_mf, GuessOptions(refine, transfer, start, strict, model))
     return (guess.dm, guess.report) if report else guess.dm
 
 
-def guess_or_minao(mol_or_mf: gto.Mole | hf.SCF, options: GuessOptions, model: PretrainedModel | None = None) -> Guess:
+def guess_or_minao(mol_or_mf: gto.Mole | hf.SCF, options: GuessOptions, model: Any = None) -> Guess:
     """What `tracegrad_guess` hands over, with the Fock matrix that it was made of; minao with a warning otherwise."""
     mf = None if isinstance(mol_or_mf, gto.MoleBase) else mol_or_mf
     mol = mol_or_mf if mf is None else mf.mol
-    try:
-        return make_guess(mol_or_mf, options, model)
-    except TracegradError as error:
-        no_fallback = isinstance(error, BadMolecule) or (mf is None and mol.natm == 0)  # minao needs atoms
-        if options.strict or no_fallback:
-            raise
-        warn_fallback(mol_or_mf, error)
-        fallback = mf if mf is not None else (hf.RHF(mol) if mol.spin == 0 else mol.UHF())
-        dm = _minao_or_core(fallback, mol, lambda: fallback.get_init_guess(mol, "minao"))
-        return Guess(dm, GuessReport("minao", notes=(str(error),)))
+
+    def minao() -> Any:
+        made = mf if mf is not None else (hf.RHF(mol) if mol.spin == 0 else mol.UHF())
+        return _minao_or_core(made, mol, lambda: made.get_init_guess(mol, "minao"))
+
+    options = _with_model(options, model)
+    if mf is None and mol.natm == 0:
+        return make_guess(mol, options)  # raises: minao needs atoms
+    return _guess_or(minao, mol_or_mf, options, mol)
 
 
-def serve(
-    mf: Any, mol: gto.Mole, options: GuessOptions, minao: Callable[[], Any], model: PretrainedModel | None = None
-) -> Any:
+def serve(mf: Any, mol: gto.Mole, options: GuessOptions, minao: Callable[[], Any]) -> Any:
     """Density for an SCF object in the shape that it needs, or `minao()` with a warning; sets `mf.init_guess_report`.
 
-    Raises OutsideDomain and CheckpointError instead of falling back if `options.strict`, and BadMolecule always.
+    Raises OutsideDomain instead of falling back if `options.strict`, and BadMolecule always.
     """
     mf.init_guess_report = None  # not that of an earlier guess, should this one raise
-    try:
-        guess = make_guess(mf, options, model, mol)
-    except TracegradError as error:
-        if options.strict or isinstance(error, BadMolecule):
-            raise
-        warn_fallback(mf, error)
-        guess = Guess(_minao_or_core(mf, mol, minao), GuessReport("minao", notes=(str(error),)))
+    guess = _guess_or(lambda: _minao_or_core(mf, mol, minao), mf, options, mol)
     mf.init_guess_report = guess.report
     logger.info(mf, "Initial guess from tracegrad: %s", guess.report)
+    for note in guess.report.notes:
+        logger.debug(mf, "tracegrad guess: %s", note)
+    if mf.verbose >= logger.INFO:
+        for text in _CITE:
+            logger.info(mf, text)
     return guess.dm
+
+
+def _guess_or(minao: Callable[[], Any], mol_or_mf: Any, options: GuessOptions, mol: gto.Mole) -> Guess:
+    """The guess, or `minao()` with a warning; if `options.strict` what went wrong is raised as OutsideDomain."""
+    work = _Work(mol_or_mf, mol)
+    made = attempt(lambda: work.guess(options), mol_or_mf, options.strict)
+    if not isinstance(made, Failure):
+        return made
+    if options.strict:
+        raise made.strictly()
+    made.tell(mol_or_mf, "the minao guess")
+    report = work.give_up(made)
+    return Guess(minao(), report)
 
 
 def _minao_or_core(mf: Any, mol: gto.Mole, minao: Callable[[], Any]) -> Any:
     """PySCF's minao density, or that of the core Hamiltonian where PySCF 2.14's minao itself fails (Ce with crenbl)."""
-    try:
-        return minao()
-    except _CANNOT as error:
-        logger.warn(mf, "PySCF's minao guess failed (%s). Using the core Hamiltonian's instead.", error)
-        return mf.get_init_guess(mol, "1e")
-
-
-def warn_fallback(mol_or_mf: Any, error: TracegradError) -> None:
-    """Say through PySCF's logger why minao is used instead."""
-    logger.warn(mol_or_mf, "tracegrad guess: %s. Using the minao guess instead.", error)
+    found = attempt(minao, mf, strict=False)
+    if not isinstance(found, Failure):
+        return found
+    logger.warn(mf, "PySCF's minao guess failed (%s). Using the core Hamiltonian's instead.", found.message)
+    return mf.get_init_guess(mol, "1e")

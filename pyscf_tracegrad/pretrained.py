@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from pyscf import gto
 
+from pyscf_tracegrad import models
 from pyscf_tracegrad.blocks import gather_blocks, scatter_blocks
 from pyscf_tracegrad.cheapfock import CheapFock
 from pyscf_tracegrad.checkpoint import Checkpoint, load_checkpoint
@@ -23,7 +24,7 @@ from pyscf_tracegrad.reference import Reference, build_reference
 Array = NDArray[np.float64]
 Route = Literal["network", "reference"]
 
-SHIPPED = Path(__file__).parent / "weights" / "qhnet_so2.pt"
+SHIPPED = models.SHIPPED
 
 
 @dataclass(frozen=True)

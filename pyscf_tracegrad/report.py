@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pyscf_tracegrad.gate import Signals
 
 Route = Literal["network", "reference", "minao"]
+
+_NAMES = {"network": "network", "reference": "reference Fock matrix", "minao": "PySCF's minao"}
+_CARRIED = {"fock": " (its correction carried over)", "density": " (its density projected)"}
 
 
 @dataclass(frozen=True)
@@ -16,13 +21,15 @@ class GuessReport:
 
     route: what it started from: `network`, `reference` (F_ref alone) or `minao`.
     transfer: `native` (the network's own basis), `fock` or `density`; empty where the network did not serve.
-    refined: whether cheap cycles followed. cheap_builds: cheap Fock builds, those of F_ref included. exact_builds:
-    Fock builds of the user's own kind spent in the guess (each costs what one SCF cycle costs).
+    model: which model served: `shipped`, the path of its file, or `given`; empty where none did.
+    refined: whether cheap cycles followed. cheap_builds: cheap Fock builds, those of F_ref and of attempts that were
+    given up included. exact_builds: Fock builds of the user's own kind spent in the guess (each costs what one SCF
+    cycle costs).
     gradient: norm of the cheap orbital gradient at the last cheap build, hartree; nan where nothing was refined.
     direct: whether the cheap builds made their integrals anew, because those of the fit exceed `mol.max_memory`.
     signals: what the gate looked at, None where the network did not serve.
     notes: why a better route was not taken, one sentence each, in order.
-    seconds: wall time of each stage.
+    seconds: wall time of each stage; `loading` is that of torch and the model.
     """
 
     route: Route
@@ -35,6 +42,7 @@ class GuessReport:
     signals: Signals | None = None
     notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    model: str = ""
 
     @property
     def reason(self) -> str:
@@ -46,7 +54,26 @@ class GuessReport:
         """The gate's signals by name."""
         return {} if self.signals is None else self.signals.values()
 
+    @property
+    def total(self) -> float:
+        """Wall time of the guess, seconds."""
+        return sum(self.seconds.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields and `total` as plain values for JSON; numbers that are not finite are None."""
+        plain: dict[str, Any] = _plain(dataclasses.asdict(self) | {"total": self.total})
+        return plain
+
     def __str__(self) -> str:
-        how = f"{self.route}{', ' + self.transfer if self.transfer else ''}{', refined' if self.refined else ''}"
-        builds = f"{self.cheap_builds} cheap and {self.exact_builds} exact Fock builds"
-        return f"{how}; {builds}; {sum(self.seconds.values()):.2f} s" + (f"; {self.reason}" if self.notes else "")
+        how = _NAMES[self.route] + _CARRIED.get(self.transfer, "") + (", refined" if self.refined else "")
+        return f"{how}: {self.cheap_builds} cheap and {self.exact_builds} exact Fock builds, {self.total:.2f} s"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value

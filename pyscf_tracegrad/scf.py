@@ -1,11 +1,16 @@
-"""The only monkey patch: `mf.init_guess = 'tracegrad'`, and on demand that this is the default.
+"""What is patched into PySCF: `mf.init_guess = 'tracegrad'`, its report, and on demand that this is the default.
 
 `pyscf.scf.hf.SCF.get_init_guess` is the one method that every molecular class passes, whatever it is wrapped in, and
 periodic ones too. PySCF runs minao without a word for a key it does not know; the wrapper takes our key before that.
 
-gpu4pyscf's SCF class is no subclass of PySCF's: it takes the method over when it is imported. Imported after us it
-takes our wrapper; imported before us it is given a wrapper of its own. Both stand aside after `unregister`, because a
-wrapper serves only while `hf.SCF` carries the options that `register` puts there. So no import hook is needed.
+`mf.init_guess_report` is a class attribute, None, and of an object the report of its last run. PySCF asks for a guess
+only where it has no density to start from, so a run that starts from another one must be seen too: every class, with
+newton() and four components, calls `SCF.dump_flags()` without arguments at the beginning of a run, and nothing else
+does. A wrapper of it, and one of `SCF.reset`, drop the report of the run before.
+
+gpu4pyscf's SCF class is no subclass of PySCF's: it takes methods over when it is imported. Imported after us it takes
+our wrappers; imported before us it is given wrappers of its own. All stand aside after `unregister`, because a wrapper
+serves only while `hf.SCF` carries the options that `register` puts there. So no import hook is needed.
 """
 
 from __future__ import annotations
@@ -16,10 +21,15 @@ import sys
 from collections.abc import Callable
 from typing import Any, Literal
 
+from pyscf import __config__
+from pyscf.lib import logger
 from pyscf.scf import hf
 
+from pyscf_tracegrad.failures import Failure, attempt
 from pyscf_tracegrad.guess import serve
+from pyscf_tracegrad.models import SHIPPED, check_files, model_sources
 from pyscf_tracegrad.options import GuessOptions
+from pyscf_tracegrad.report import GuessReport
 
 KEY = "tracegrad"
 
@@ -28,9 +38,16 @@ REPORT = "init_guess_report"
 # Class attribute of hf.SCF: the GuessOptions of `register`, there only while the key is registered.
 _OPTIONS = "_tracegrad_options"
 
-# Names in the code of our wrapper and of the stub that `autoload` writes. functools.wraps, which gpu4pyscf uses on what
-# it takes over, copies every attribute of a function, but not its code: only this tells ours from one around ours.
-_OUR_CODE = ("tracegrad_wrapper", "tracegrad_autoload")
+# Name in PySCF's config file of the models that `autoload --model` writes there.
+_CONFIGURED = "tracegrad_models"
+
+# What PySCF's own `get_init_guess` and `init_guess_by_*` take, besides mol and key, in any version; no guess of ours
+# needs it.
+PYSCF_KEYWORDS = frozenset({"s1e", "sap_basis", "breaksym", "chkfile", "project"})
+
+# Names in the code of our wrappers and of the stub that `autoload` writes. functools.wraps, which gpu4pyscf uses on
+# what it takes over, copies every attribute of a function, but not its code: only this tells ours from one around ours.
+_OUR_CODE = ("tracegrad_wrapper", "tracegrad_run", "tracegrad_reset", "tracegrad_autoload")
 
 # Classes that keep their own default guess: periodic, four- and two-component ones, and the spherical atoms that PySCF
 # itself computes for its guess 'atom'. By name, because most are not imported, or are imported after `set_default`.
@@ -48,42 +65,65 @@ def register(
     strict: bool = False,
     refine: Literal["auto"] | int | bool = "auto",
     transfer: Literal["auto", "fock", "density"] = "auto",
+    model: Any = None,
+    shipped: bool = True,
 ) -> None:
     """Make `init_guess='tracegrad'` (in any case) known to PySCF; again with other options changes only these.
 
     The options are the defaults of the key; a single call overrides them:
-    `mf.get_init_guess(key='tracegrad', strict=True, refine=False, transfer='density')`.
+    `mf.get_init_guess(key='tracegrad', strict=True, refine=False, transfer='density', model='mine.pt')`.
 
     Parameters
     ----------
     strict : bool
-        Raise OutsideDomain for calculations that are not covered, instead of a warning and minao.
+        Raise OutsideDomain for calculations that are not covered, instead of a warning and the next best guess.
     refine, transfer
         As in `GuessOptions`.
+    model : str, PathLike, PretrainedModel, or a list of these, optional
+        Models of the key: paths of model files, read at the first guess that may need them, or what `load_model`
+        returns. The first that has the basis and the functional of a calculation answers. If not given, those that
+        `python -m pyscf_tracegrad autoload --model` has written into PySCF's config file.
+    shipped : bool
+        Whether the shipped model comes after them. `model=` of a single call takes nothing but what it is given.
 
     Raises
     ------
     ValueError
-        For an option that `GuessOptions` does not know; what was registered stays.
+        For an option that `GuessOptions` does not know, and TypeError for what is no model; what was registered stays.
+    CheckpointError
+        For a path where no file is.
     """
-    options = GuessOptions(refine=refine, transfer=transfer, strict=strict)
+    if model is None:
+        sources = model_sources(getattr(__config__, _CONFIGURED, None))  # may be gone by now: told at the first guess
+    else:
+        sources = model_sources(model)
+        check_files(sources)
+    if not (sources or shipped):
+        raise ValueError("shipped=False leaves no model: give one by model=")
+    if shipped and SHIPPED not in sources:
+        sources = (*sources, SHIPPED) if sources else ()
+    options = GuessOptions(refine=refine, transfer=transfer, strict=strict, model=sources)
     _remove_wrappers()
     for owner in _scf_classes():
-        owner.get_init_guess = _wrapper(owner.get_init_guess)
-        owner._keys.add(REPORT)  # PySCF warns of attributes that it does not know
+        for name, wrapper in _WRAPPERS.items():
+            if name in vars(owner):
+                setattr(owner, name, wrapper(getattr(owner, name)))
+    _make_known()
     setattr(hf.SCF, _OPTIONS, options)
     if _class_default(hf.SCF) == KEY:  # from PySCF's config file, where a name is all that can be said
         set_default()
 
 
 def unregister() -> None:
-    """Give PySCF and gpu4pyscf their own `get_init_guess` and default back; does nothing where it is not registered."""
+    """Give PySCF and gpu4pyscf their own methods and default back; does nothing where it is not registered."""
     set_default(False)
     _remove_wrappers()
     if hasattr(hf.SCF, _OPTIONS):
         delattr(hf.SCF, _OPTIONS)
     for owner in _scf_classes():
         owner._keys.discard(REPORT)
+        if REPORT in vars(owner):
+            delattr(owner, REPORT)
 
 
 def set_default(on: bool = True) -> None:
@@ -116,23 +156,71 @@ def dispatch(original: Callable[..., Any], mf: Any, mol: Any, key: Any, keywords
 
     The lines that `autoload` writes into PySCF's config file call this by its name.
 
-    Returns the density in the shape that mf needs, PySCF AO order, an array of gpu4pyscf's kind for an object of its.
-    Sets `mf.init_guess_report`. Raises OutsideDomain if strict, ValueError for an unknown value of an option.
+    Returns the density in the shape that mf needs, PySCF AO order, an array of gpu4pyscf's kind for an object of its;
+    with `report=True` also the report. Sets `mf.init_guess_report`. Raises OutsideDomain if strict, ValueError for an
+    unknown value of an option, TypeError for an unknown option.
     """
     options = getattr(hf.SCF, _OPTIONS, None)
     if options is None or not isinstance(key, str) or key.lower() != KEY:
         return original(mf, mol, key, **keywords)
     mol = mf.mol if mol is None else mol
-    names = {field.name for field in dataclasses.fields(options)}
-    options = dataclasses.replace(options, **{name: keywords[name] for name in names & keywords.keys()})
-    host = _on_cpu(mf)
-    try:
-        dm = serve(host, mol, options, functools.partial(original, mf, mol, "minao"))
-    finally:
-        if host is not mf:
-            _copy_report(host, mf)
+    with_report = _check_keywords(mf, keywords)
+    names = _OPTION_NAMES & keywords.keys()
+    options = dataclasses.replace(options, **{name: keywords[name] for name in names})
+    minao = functools.partial(original, mf, mol, "minao")
+    found = attempt(lambda: _on_cpu(mf), mf, options.strict)
+    if isinstance(found, Failure):
+        if options.strict:
+            raise found.strictly()
+        found.tell(mf, "the minao guess")
+        setattr(mf, REPORT, GuessReport("minao", notes=(found.message,)))
+        dm = minao()
+    else:
+        try:
+            dm = serve(found, mol, options, minao)
+        finally:
+            if found is not mf:
+                _copy_report(found, mf)
     # PySCF hands a density through that it is given for a key, and gpu4pyscf makes it an array of its own kind
-    return original(mf, mol, dm)
+    dm = original(mf, mol, dm)
+    return (dm, getattr(mf, REPORT)) if with_report else dm
+
+
+def _check_keywords(mf: Any, keywords: dict[str, Any]) -> bool:
+    """Refuse what is neither an option of ours nor a keyword of PySCF's; whether the report is asked for.
+
+    PySCF's `kernel` hands on every keyword that it does not know, and the overlap `s1e`; no guess of PySCF's minds what
+    it does not know. A run that has begun is not ended by that, but it is told.
+    """
+    unknown = sorted(keywords.keys() - _OPTION_NAMES - PYSCF_KEYWORDS - {"report"})
+    in_kernel = "s1e" in keywords
+    if unknown:
+        known = ", ".join(sorted(_OPTION_NAMES | {"report"}))
+        text = f"the guess 'tracegrad' has no option {', '.join(map(repr, unknown))}; it has {known}"
+        if not in_kernel:
+            raise TypeError(text)
+        logger.warn(mf, "%s", text)
+    with_report = bool(keywords.get("report")) and not in_kernel
+    if with_report and mf.verbose >= logger.DEBUG1:
+        raise TypeError(
+            "report=True cannot be had at verbose >= 6, where PySCF prints of what comes back: "
+            "read mf.init_guess_report"
+        )
+    return with_report
+
+
+def _forget(mf: Any) -> None:
+    """Drop the report of an earlier run."""
+    if hasattr(hf.SCF, _OPTIONS):
+        vars(mf).pop(REPORT, None)
+        _make_known()
+
+
+def _make_known() -> None:
+    """The report as an attribute of the classes, gpu4pyscf's as well, which may be imported after `register`."""
+    for owner in _scf_classes():
+        setattr(owner, REPORT, None)
+        owner._keys.add(REPORT)  # PySCF warns of attributes that it does not know
 
 
 class _Default(str):
@@ -165,7 +253,7 @@ def _scf_classes() -> list[Any]:
     return [hf.SCF] if gpu is None else [hf.SCF, gpu]
 
 
-def _wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
+def _guess_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def tracegrad_wrapper(self: Any, mol: Any = None, key: Any = "minao", **keywords: Any) -> Any:
         return dispatch(original, self, mol, key, keywords)
@@ -173,11 +261,36 @@ def _wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
     return tracegrad_wrapper
 
 
+def _run_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def tracegrad_run(self: Any, verbose: Any = None) -> Any:
+        if verbose is None:  # a user who wants to see the flags gives the verbosity
+            _forget(self)
+        return original(self, verbose)
+
+    return tracegrad_run
+
+
+def _reset_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def tracegrad_reset(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        _forget(self)
+        return original(self, *arguments, **keywords)
+
+    return tracegrad_reset
+
+
+_WRAPPERS = {"get_init_guess": _guess_wrapper, "dump_flags": _run_wrapper, "reset": _reset_wrapper}
+
+_OPTION_NAMES = frozenset(field.name for field in dataclasses.fields(GuessOptions))
+
+
 def _remove_wrappers() -> None:
-    """Take off our wrapper, or the stub of `autoload`. One that others have wrapped stays, and stands aside."""
+    """Take off our wrappers, or the stub of `autoload`. One that others have wrapped stays, and stands aside."""
     for owner in _scf_classes():
-        while _is_ours(owner.get_init_guess):
-            owner.get_init_guess = owner.get_init_guess.__wrapped__
+        for name in _WRAPPERS:
+            while _is_ours(vars(owner).get(name)):
+                setattr(owner, name, vars(owner)[name].__wrapped__)
 
 
 def _is_ours(function: Any) -> bool:
@@ -196,5 +309,4 @@ def _copy_report(host: Any, mf: Any) -> None:
     report = vars(host).get(REPORT)
     if report is not None:
         setattr(mf, REPORT, report)
-    for owner in _scf_classes():  # gpu4pyscf may have been imported after `register`
-        owner._keys.add(REPORT)
+    _make_known()

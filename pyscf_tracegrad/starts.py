@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from pyscf import gto
 from pyscf.scf import hf
 
 from pyscf_tracegrad.calculation import Calculation, State
@@ -26,8 +25,10 @@ from pyscf_tracegrad.cheapfock import CheapFock
 from pyscf_tracegrad.config import ReferenceSettings
 from pyscf_tracegrad.density import diagonalise
 from pyscf_tracegrad.domain import check_network
-from pyscf_tracegrad.errors import OutsideDomain, UnsupportedBasis
+from pyscf_tracegrad.errors import OutsideDomain
+from pyscf_tracegrad.failures import attempt
 from pyscf_tracegrad.gate import Gate, Signals, measure_network
+from pyscf_tracegrad.models import choose_model, model_sources
 from pyscf_tracegrad.options import GuessOptions
 from pyscf_tracegrad.reference import Pair, Reference, damped_steps
 from pyscf_tracegrad.transfer import cross_overlap, native_molecule, project_density, transform_correction
@@ -48,8 +49,8 @@ class Start:
 
     cheap: operator of the calculation's functional, None where none was needed. pairs: what it was applied to, in the
     form of the calculation. fock: Fock matrix that the state is of, in that form too; None where only a density is
-    known. reference: F_ref that it stands on. builds: cheap builds by other operators. signals, notes, seconds: as in
-    `GuessReport`.
+    known. reference: F_ref that it stands on. builds: cheap builds by other operators. signals, notes, seconds, model:
+    as in `GuessReport`.
     """
 
     route: Route
@@ -63,25 +64,33 @@ class Start:
     signals: Signals | None = None
     notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    model: str = ""
 
 
 def choose_start(
-    calculation: Calculation, options: GuessOptions, model: PretrainedModel | None, thin: bool = False
+    calculation: Calculation, options: GuessOptions, model: PretrainedModel | None = None, thin: bool = False
 ) -> Start:
-    """Best start that applies, or the one that `options.start` names.
+    """Best start that applies, or the one that `options.start` names. Where the network fails, F_ref and a warning.
 
-    model: the shipped one if None. thin: build by the thinned operator (`CheapFock.thinned`), for what is to be refined
-    and corrected; the network was trained on F_ref of level 1, but hardly minds. Raises OutsideDomain where the one
-    that was asked for does not apply.
+    model: instead of those of the options. thin: build by the thinned operator (`CheapFock.thinned`), for what is to be
+    refined and corrected; the network was trained on F_ref of level 1, but hardly minds. Raises OutsideDomain where the
+    one that was asked for does not apply, or the network fails and the options are strict.
     """
     notes: tuple[str, ...] = ()
     if options.start in ("auto", "network"):
-        try:
-            return _network(calculation, options, model, thin)
-        except OutsideDomain as error:
-            if options.start == "network":
-                raise
-            notes = (str(error),)
+        begin, before = time.perf_counter(), calculation.builds[0]
+        found = attempt(lambda: _network(calculation, options, model, thin), calculation.plain, options.strict)
+        if isinstance(found, Start):
+            return found
+        if options.start == "network" or (options.strict and not found.refused):
+            raise found.strictly()
+        notes = (found.message,)
+        if not found.refused:
+            found.tell(calculation.plain, "the reference Fock matrix")
+            given_up = {"network, given up": time.perf_counter() - begin}
+            builds = calculation.builds[0] - before
+            start = _reference(calculation, thin, notes)
+            return dataclasses.replace(start, builds=builds, seconds=given_up | start.seconds)
     if options.start == "minao":
         return _minao(calculation, options, thin)
     return _reference(calculation, thin, notes)
@@ -105,6 +114,7 @@ def _minao(calculation: Calculation, options: GuessOptions, thin: bool) -> Start
 
 
 def _reference(calculation: Calculation, thin: bool, notes: tuple[str, ...] = ()) -> Start:
+    calculation.say("reference Fock matrix")
     cheap = calculation.cheap(GRID_LEVEL)
     seconds = {"set-up": cheap.setup_seconds}
     reference = damped_steps(_on_grid(cheap, thin), calculation.minao(), calculation.nelec, STEPS, seconds)
@@ -139,24 +149,24 @@ def _network(calculation: Calculation, options: GuessOptions, model: PretrainedM
     check_network(mol)
     if not calculation.closed_shell:
         raise OutsideDomain("the network does not break spin symmetry")
-    if model is None:
-        from pyscf_tracegrad.pretrained import load_model  # needs torch
-
-        model = load_model()
-    checkpoint = model.checkpoint
-    native = _knows_basis(model, mol)
-    same_theory = native and _same_theory(calculation, checkpoint.xc)
+    begin = time.perf_counter()
+    sources = options.model if model is None else model_sources(model)
+    chosen = choose_model(sources, mol, lambda xc: _same_theory(calculation, xc))
+    native, same_theory = chosen.native, chosen.same_theory
     if not (same_theory or options.start == "network" or options.transfer != "auto" or options.unrefined):
         raise OutsideDomain("for another basis or functional cheap cycles cost less from F_ref than from the network")
+    calculation.say(f"network ({chosen.name})")
+    model = chosen.load()
+    checkpoint, loading = model.checkpoint, {"loading": time.perf_counter() - begin}
     cheap: CheapFock | None = None
     if native:
         cheap = calculation.cheap(GRID_LEVEL)
         own = cheap if same_theory else cheap.with_theory(checkpoint.xc, hf.get_hcore(mol))
         prediction = model.predict(mol, _on_grid(own, thin))
-        seconds = {"set-up": cheap.setup_seconds} | prediction.seconds
+        seconds = loading | {"set-up": cheap.setup_seconds} | prediction.seconds
     else:
         prediction = model.predict(native_molecule(mol, checkpoint.basis))  # raises for elements that it does not know
-        seconds = dict(prediction.seconds)
+        seconds = loading | prediction.seconds
     begin = time.perf_counter()
     signals, objection = _gate(prediction)
     seconds["gate"] = time.perf_counter() - begin
@@ -171,20 +181,11 @@ def _network(calculation: Calculation, options: GuessOptions, model: PretrainedM
         state = calculation.first_state(fock)
         seconds["diagonalisation"] = time.perf_counter() - begin
         pairs = _spread(calculation, reference.pairs)
-        return Start("network", "native", state, cheap, pairs, fock, reference, signals=signals, seconds=seconds)
+        found = Start("network", "native", state, cheap, pairs, fock, reference, signals=signals, seconds=seconds)
+        return dataclasses.replace(found, model=chosen.name)
     settings = checkpoint.model.config.reference
-    return _transferred(calculation, options, _Answer(prediction, signals, cheap, seconds, settings), thin)
-
-
-def _knows_basis(model: PretrainedModel, mol: gto.Mole) -> bool:
-    """Whether the molecule has the very AOs that the model was trained on. Raises UnsupportedBasis for its elements."""
-    try:
-        model.graph(mol)
-    except UnsupportedBasis:
-        if {int(z) for z in mol.atom_charges() if z} <= set(model.checkpoint.shells.elements):
-            return False
-        raise
-    return True
+    found = _transferred(calculation, options, _Answer(prediction, signals, cheap, seconds, settings), thin)
+    return dataclasses.replace(found, model=chosen.name)
 
 
 def _same_theory(calculation: Calculation, xc: str) -> bool:

@@ -161,6 +161,6 @@ def test_route_is_logged_as_pyscf_logs_its_own(water: gto.Mole) -> None:
     mf = water.RKS(xc="lda,vwn")
     mf.verbose, mf.stdout = 4, io.StringIO()
     mf.get_init_guess(key="tracegrad")
-    line = "Initial guess from tracegrad: reference, refined; "
+    line = "Initial guess from tracegrad: reference Fock matrix, refined: "
     assert line in mf.stdout.getvalue()
     assert f"{mf.init_guess_report.cheap_builds} cheap and 1 exact Fock builds" in mf.stdout.getvalue()

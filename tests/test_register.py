@@ -559,7 +559,7 @@ def test_autoload_says_what_it_cannot_write(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def error_of(arguments: list[str]) -> str:
-        assert main(arguments) == 1
+        assert main(arguments) == 2
         captured = capsys.readouterr()
         assert captured.out == ""
         assert captured.err.count("\n") == 1

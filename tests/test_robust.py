@@ -173,7 +173,7 @@ def test_wrong_parity_is_refused_in_pyscfs_words() -> None:
         tracegrad_guess(mol, strict=True)
 
 
-@pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "no checksum"])
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "no checksum", "no text"])
 def test_damaged_weights_are_refused(
     damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,6 +192,8 @@ def test_damaged_weights_are_refused(
         path.write_bytes(data[: len(data) // 2])
     elif damage == "empty":
         path.write_bytes(b"")
+    elif damage == "no text":
+        checksum.write_bytes(b"\xff\xfe\x80")
     else:
         checksum.unlink()
         path.touch()
@@ -199,12 +201,13 @@ def test_damaged_weights_are_refused(
     with pytest.raises(CheckpointError, match=r"model\.pt"):
         load_model(path)
     monkeypatch.setattr(pretrained, "SHIPPED", path)
-    mf = fluoride().RHF()
-    with pytest.raises(CheckpointError, match=r"model\.pt"):
+    mf = fluoride().RKS(xc="b3lyp")
+    with pytest.raises(OutsideDomain, match=r"model\.pt") as raised:
         tracegrad_guess(mf, strict=True)
+    assert isinstance(raised.value.__cause__, CheckpointError)
     mf.verbose = 2
-    assert np.array_equal(tracegrad_guess(mf), mf.get_init_guess(key="minao"))
-    assert "Using the minao guess instead" in "".join(capfd.readouterr())
+    assert tracegrad_guess(mf, report=True)[1].route == "reference"
+    assert "Using the reference Fock matrix instead" in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("basis", [BASIS, "6-31g"])

@@ -224,11 +224,27 @@ def test_broken_weights_fall_back_with_a_message(
     water: gto.Mole, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(pretrained, "SHIPPED", tmp_path / "lost.pt")
+    mf = water.RKS(xc="b3lyp")
+    mf.verbose = 2
+    mf.get_init_guess(key="tracegrad")
+    report = mf.init_guess_report
+    assert (report.route, report.refined, report.exact_builds) == ("reference", True, 1)
+    said = "".join(capfd.readouterr())
+    assert said.count("WARN") == 1
+    assert "lost.pt: cannot be read" in said
+    assert "Using the reference Fock matrix instead" in said
+    assert "lost.pt: cannot be read" in report.reason
+
+
+def test_weights_that_nobody_asks_are_not_looked_at(
+    water: gto.Mole, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pretrained, "SHIPPED", tmp_path / "lost.pt")
     mf = water.RHF()
     mf.verbose = 2
-    dm = mf.get_init_guess(key="tracegrad")
-    assert np.array_equal(dm, mf.get_init_guess(key="minao"))
-    assert "cannot be read" in "".join(capfd.readouterr())
+    mf.get_init_guess(key="tracegrad", strict=True)
+    assert mf.init_guess_report.route == "reference"
+    assert "".join(capfd.readouterr()) == ""
 
 
 def test_import_is_cheap() -> None:

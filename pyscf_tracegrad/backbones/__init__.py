@@ -8,6 +8,7 @@ for an atom and for a pair, 0 where it gives none.
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,13 +66,16 @@ class Components:
     pair_invariants: Tensor | None
 
 
+def known_backbones() -> tuple[str, ...]:
+    """Names of the modules here."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
 def make_backbone(config: ModelConfig, spec: BackboneSpec) -> Any:
-    """The backbone that `config.backbone` names. Raises ValueError for a name that has no module here."""
-    name = f"{__name__}.{config.backbone}"
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise ValueError(f"no backbone {config.backbone!r} in {__name__}") from None
-    return module.Backbone(config, spec)
+    """The backbone that `config.backbone` names. Raises ValueError for a name that has no module here.
+
+    The name may come from a file that somebody sent: nothing but what is here is imported.
+    """
+    if config.backbone not in known_backbones():
+        raise ValueError(f"no backbone {config.backbone!r} in {__name__}: there are {', '.join(known_backbones())}")
+    return importlib.import_module(f"{__name__}.{config.backbone}").Backbone(config, spec)

@@ -52,10 +52,11 @@ class _Counter:
     """SCF callback that counts: `newton()` does not say how many macro cycles it made."""
 
     def __init__(self) -> None:
-        self.n = 0
+        self.n, self.report = 0, None
 
-    def __call__(self, _: dict[str, Any]) -> None:
+    def __call__(self, envs: dict[str, Any]) -> None:
         self.n += 1
+        self.report = getattr(envs["mf"], "init_guess_report", None) or self.report
 
 
 def run_case(case: Case, key: str) -> Result:
@@ -71,7 +72,8 @@ def run_case(case: Case, key: str) -> Result:
         begin = time.perf_counter()
         ran = case.drive(mf)
         fields["seconds"] = time.perf_counter() - begin
-        report = getattr(ran, "init_guess_report", None) if key == "tracegrad" else None
+        # that of a series is the one of its first point: PySCF asks for no other guess
+        report = (getattr(ran, "init_guess_report", None) or counter.report) if key == "tracegrad" else None
         fields |= {"route": "minao" if key == "minao" else ""} if report is None else read_report(report)
         fields |= outcome(ran, fields.get("exact_builds", 0))
         if fields["cycles"] <= 0:
