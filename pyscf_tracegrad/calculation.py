@@ -13,6 +13,7 @@ smearing, fixed or fractional occupations and removed linear dependencies count 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -47,6 +48,19 @@ def _gap(mo_energy: Any, mo_occ: Any) -> float:
     return min(gaps)
 
 
+def _eigensolver(worker: Any, hcore: Array, overlap: Array) -> tuple[Callable[[Any], Any], Any]:
+    """The object's own `eig` of a Fock matrix, and the orthonormal basis (nao, nmo) that it works in.
+
+    PySCF has a method for the basis since 2.13; older ones measure DIIS errors in orbitals of `eig`, for two spins
+    (2, nao, nmo).
+    """
+    if hasattr(type(worker), "check_linear_dependency"):
+        orthogonal = worker.check_linear_dependency(overlap)
+        return lambda fock: worker.eig(fock, overlap, x=orthogonal), orthogonal
+    first = np.stack([hcore, hcore]) if isinstance(worker, uhf.UHF) else hcore
+    return lambda fock: worker.eig(fock, overlap), worker.eig(first, overlap)[1]
+
+
 class Calculation:
     """One SCF object and the molecule to start from.
 
@@ -68,7 +82,7 @@ class Calculation:
             self.form = "unrestricted"
         elif isinstance(self._worker, rohf.ROHF):
             self.form = "restricted-open"
-        self.orthogonal: Any = self._worker.check_linear_dependency(self.overlap)
+        self._solve, self.orthogonal = _eigensolver(self._worker, self.hcore, self.overlap)
 
     def _make_worker(self) -> Any:
         """A silent object whose `eig`, `get_occ`, `make_rdm1` and `get_grad` are those of the calculation."""
@@ -150,7 +164,7 @@ class Calculation:
 
     def state(self, effective: Any) -> State:
         """Orbitals, occupations and density of an effective Fock matrix, by the user's own rules."""
-        mo_energy, mo_coeff = self._worker.eig(effective, self.overlap, x=self.orthogonal)
+        mo_energy, mo_coeff = self._solve(effective)
         mo_occ = self._worker.get_occ(mo_energy, mo_coeff)
         return State(mo_coeff, mo_occ, self._worker.make_rdm1(mo_coeff, mo_occ), _gap(mo_energy, mo_occ))
 
