@@ -14,15 +14,18 @@ smearing, fixed or fractional occupations and removed linear dependencies count 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
-from pyscf import df, dft, gto, lib, scf
+from pyscf import df, gto, lib, scf
 from pyscf.scf import ghf, rohf, uhf
 
 from pyscf_tracegrad.cheapfock import CheapFock, OwnJK
+from pyscf_tracegrad.functional import Functional
+from pyscf_tracegrad.versions import mention_new_pyscf
 
 Array = NDArray[np.float64]
 Form = Literal["restricted", "unrestricted", "restricted-open"]
@@ -68,6 +71,7 @@ class Calculation:
     """
 
     def __init__(self, mf: Any, mol: gto.Mole) -> None:
+        mention_new_pyscf(mf)
         self.mol = mol
         plain = getattr(mf, "_scf", mf)  # below a newton() layer
         self.general = isinstance(plain, ghf.GHF)
@@ -95,10 +99,10 @@ class Calculation:
         worker.chkfile = None
         return worker
 
-    @property
-    def xc(self) -> str:
-        """Functional, `hf` for Hartree-Fock."""
-        return str(self.plain.xc) if isinstance(self.plain, dft.rks.KohnShamDFT) else "hf"
+    @cached_property
+    def functional(self) -> Functional:
+        """Functional, as the user's own object evaluates it. Raises PySCF's KeyError for one that it does not know."""
+        return Functional.of(self.plain)
 
     @property
     def nelec(self) -> tuple[int, int]:
@@ -133,14 +137,15 @@ class Calculation:
         with_df, own = self.fitted, self.fitted is not None and not getattr(self.plain, "only_dfj", False)
         if (
             with_df is None
-            and self.xc == "hf"
+            and self.functional.kind == "HF"
+            and not self.functional.omega
             and not self.general
             and not self.solvated
             and OwnJK.possible(self.plain)
         ):
             with_df, own = OwnJK(self.plain), True
         return CheapFock(
-            self.mol, self.xc, grid_level, hcore=self.hcore, with_df=with_df, solvent_of=self.plain, own_jk=own
+            self.mol, self.functional, grid_level, hcore=self.hcore, with_df=with_df, solvent_of=self.plain, own_jk=own
         )
 
     def minao(self) -> Any:

@@ -1,8 +1,12 @@
 """How many threads the network has.
 
 torch shares the loops of a small molecule's network, thousands of a few microseconds each, among as many OpenMP threads
-as the machine has cores. On a quiet machine that gains nothing; where other processes want the same cores, each loop
-waits for the slowest of its threads, and 0.02 s become seconds. Below `_PAYS` atoms one thread serves.
+as the machine has cores. Where other processes want the same cores, each loop waits for the slowest of its threads, and
+0.1 s become seconds. Below `_PAYS` atoms one thread serves, and above it as many as torch has.
+
+The shipped network on two cores, one thread and two. Quiet: 5 atoms 0.03 s and 0.03 s, 20 atoms 0.12 and 0.08, 62 atoms
+0.9 and 0.6, 101 atoms 2.1 and 1.3. With 4 busy processes a core up to 20 atoms two threads take 3 to 15 times as long as
+one, 5 s instead of 0.5; with 3 a core 3 times as long at 62 atoms and 2.2 times at 101.
 
     python -m training.bench.throughput --modes inference --batch 1 --carbons 6 --threads 2
 
@@ -21,7 +25,7 @@ from pathlib import Path
 import torch
 from threadpoolctl import ThreadpoolController
 
-_PAYS = 32  # atoms
+_PAYS = 64  # atoms
 
 
 @contextmanager
