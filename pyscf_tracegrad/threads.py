@@ -4,9 +4,9 @@ torch shares the loops of a small molecule's network, thousands of a few microse
 as the machine has cores. Where other processes want the same cores, each loop waits for the slowest of its threads, and
 0.1 s become seconds. Below `_PAYS` atoms one thread serves, and above it as many as torch has.
 
-The shipped network on two cores, one thread and two. Quiet: 5 atoms 0.03 s and 0.03 s, 20 atoms 0.12 and 0.08, 62 atoms
-0.9 and 0.6, 101 atoms 2.1 and 1.3. With 4 busy processes a core up to 20 atoms two threads take 3 to 15 times as long as
-one, 5 s instead of 0.5; with 3 a core 3 times as long at 62 atoms and 2.2 times at 101.
+The shipped network on two cores, one thread and two. With nobody else: 5 atoms 0.03 s and 0.03 s, 20 atoms 0.12 and
+0.08, 62 atoms 0.9 and 0.6, 101 atoms 2.1 and 1.3. With 4 processes a core two threads take 3 to 15 times as long as one
+up to 20 atoms, 5 s instead of 0.5; with 3 a core 3 times as long at 62 atoms and 2.2 times at 101.
 
     python -m training.bench.throughput --modes inference --batch 1 --carbons 6 --threads 2
 
@@ -30,7 +30,7 @@ _PAYS = 64  # atoms
 
 @contextmanager
 def network_threads(n_atoms: int) -> Iterator[None]:
-    """Inside, torch has one thread for a molecule of few atoms; else what it had. Of the calling Python thread alone."""
+    """Inside, torch has one thread for a molecule of few atoms; else what it had. Only in the calling Python thread."""
     if torch.get_num_threads() == 1 or n_atoms >= _PAYS:  # asked first: torch sets its number when a thread first asks
         yield
         return

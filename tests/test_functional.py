@@ -125,7 +125,7 @@ def test_a_numint_of_others_is_told_in_a_note(water: gto.Mole) -> None:
 @pytest.mark.parametrize(
     ("change", "route"),
     [
-        (lambda mf: None, "network"),
+        (lambda _: None, "network"),
         (lambda mf: setattr(mf, "xc", "B3LYPG "), "network"),
         (lambda mf: setattr(mf, "xc", "b3lyp5"), "reference"),
         (lambda mf: mf.define_xc_(b3lyp_by_hand, "GGA", hyb=0.2), "network"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pyscf import scf
 
 from pyscf_tracegrad import OutsideDomain, tracegrad_guess
 from training.bench.cases import CASES, Case
