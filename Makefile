@@ -25,7 +25,7 @@ test-slow: .venv/installed-test
 
 # The guess with the oldest versions that pyproject.toml claims, in an environment of its own.
 test-oldest: .venv-oldest/installed
-	$(OLDEST) -m pytest -m "not slow and not gpu and not benchmark" $(SERVING)
+	$(OLDEST) -m pytest -m "not slow and not gpu and not benchmark" $(SERVING) tests/contract
 
 wheel: .venv/installed-test
 	$(BIN)/python -m build --outdir dist
