@@ -5,8 +5,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+OLDEST := .venv-oldest/bin/python
+# What a user's calculation needs: all but the tests of training and data, whose packages are not installed there.
+SERVING := $(addprefix tests/test_,$(addsuffix .py,anderson calculation cheapfock checkpoint density domain functional \
+  gate gridxc guess laststep layers o3 orbitals reaction reference refine register robust scf serving singlek threads \
+  transfer versions workers))
 
-.PHONY: example test test-slow lint wheel clean
+.PHONY: example test test-slow test-oldest lint wheel clean
 
 example: .venv/installed
 	$(BIN)/python examples/00-water.py
@@ -17,6 +22,10 @@ test: lint
 
 test-slow: .venv/installed-test
 	$(BIN)/python -m pytest -m slow
+
+# The guess with the oldest versions that pyproject.toml claims, in an environment of its own.
+test-oldest: .venv-oldest/installed
+	$(OLDEST) -m pytest -m "not slow and not gpu and not benchmark" $(SERVING) tests/contract
 
 wheel: .venv/installed-test
 	$(BIN)/python -m build --outdir dist
@@ -40,5 +49,11 @@ lint: .venv/installed-test
 	$(PIP) --editable '.[test]'
 	touch $@ .venv/installed
 
+.venv-oldest/installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	$(OLDEST) -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt \
+	  --editable . pytest hypothesis h5py tqdm
+	touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-oldest build dist *.egg-info

@@ -146,7 +146,7 @@ class Exact:
         if self._quick_fock is None:
             self._quick_fock = CheapFock(
                 calculation.mol,
-                calculation.xc,
+                calculation.functional,
                 self.theory.grid_level,
                 hcore=calculation.hcore,
                 keep_ao_after=_NEVER,

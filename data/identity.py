@@ -39,7 +39,8 @@ def bonds(structure: Structure) -> Bonds:
     bonded = np.zeros(ratio.shape, dtype=bool)
     heavy = structure.atomic_numbers > 10
     pairs = np.argwhere(np.triu(ratio < np.where(heavy[:, None] & heavy, _BONDED_HEAVY, BONDED)))
-    for i, j in pairs[np.argsort(ratio[tuple(pairs.T)], kind="stable")].tolist():
+    order = np.argsort(ratio[tuple(pairs.T)].round(9), kind="stable")  # of equal bonds the first, not the last digit's
+    for i, j in pairs[order].tolist():
         if free[i] and free[j]:
             bonded[i, j] = bonded[j, i] = True
             free[i] -= 1

@@ -89,7 +89,9 @@ def _deviation(values: NDArray[np.float64]) -> float:
 
 
 def same_geometries(table: LabelTable) -> list[tuple[int, int]]:
-    """Pairs of rows of the same atoms and charge whose sorted distances agree to SAME; mirror images are among them."""
+    """Pairs of rows, the earlier one first and in order, of the same atoms and charge whose sorted distances agree to
+    SAME; mirror images are among them.
+    """
     offsets = table.offsets
     groups: dict[tuple[int, bytes], list[int]] = defaultdict(list)
     for k in range(len(table)):
@@ -105,8 +107,9 @@ def same_geometries(table: LabelTable) -> list[tuple[int, int]]:
         for a, i in enumerate(order):
             for j in order[a + 1 : ends[a]]:
                 if np.abs(distances[i] - distances[j]).max(initial=0) < SAME:
-                    found.append((rows[i], rows[j]))  # noqa: PERF401 - three loops in one line
-    return found
+                    # the order by distances is nobody's: that of twins hangs on the last digit
+                    found.append((min(rows[i], rows[j]), max(rows[i], rows[j])))  # noqa: PERF401 - three loops in one
+    return sorted(found)
 
 
 def _leaks(keys: Iterable[str], splits: Iterable[str]) -> list[str]:

@@ -14,16 +14,20 @@ smearing, fixed or fractional occupations and removed linear dependencies count 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
-from pyscf import df, dft, gto, lib, scf
+from pyscf import df, gto, lib, scf
 from pyscf.lib import logger
 from pyscf.scf import ghf, rohf, uhf
 
 from pyscf_tracegrad.cheapfock import CheapFock, OwnJK
+from pyscf_tracegrad.functional import Functional
+from pyscf_tracegrad.versions import mention_new_pyscf
 
 Array = NDArray[np.float64]
 
@@ -56,7 +60,7 @@ def homo_lumo_gap(mo_energy: Any, mo_occ: Any) -> float:
     return min(gaps)
 
 
-class FreeSpinUHF(uhf.UHF):
+class FreeSpinUHF(uhf.UHF):  # type: ignore[misc]
     """Collinear states of GHF and GKS: the lowest spin orbitals are occupied, however many are of either spin."""
 
     def get_occ(self, mo_energy: Any = None, mo_coeff: Any = None) -> Array:  # noqa: ARG002  (as PySCF's)
@@ -67,6 +71,19 @@ class FreeSpinUHF(uhf.UHF):
         return occupations.reshape(energies.shape)
 
 
+def _eigensolver(worker: Any, hcore: Array, overlap: Array) -> tuple[Callable[[Any], Any], Any]:
+    """The object's own `eig` of a Fock matrix, and the orthonormal basis (nao, nmo) that it works in.
+
+    PySCF has a method for the basis since 2.13; older ones measure DIIS errors in orbitals of `eig`, for two spins
+    (2, nao, nmo). So it is done here where the object's own removal of linear dependencies may leave another space.
+    """
+    if hasattr(type(worker), "check_linear_dependency") and "_eigh" not in vars(worker):
+        orthogonal = worker.check_linear_dependency(overlap)
+        return lambda fock: worker.eig(fock, overlap, x=orthogonal), orthogonal
+    first = np.stack([hcore, hcore]) if isinstance(worker, uhf.UHF) else hcore
+    return lambda fock: worker.eig(fock, overlap), worker.eig(first, overlap)[1]
+
+
 class Calculation:
     """One SCF object and the molecule to start from.
 
@@ -74,6 +91,7 @@ class Calculation:
     """
 
     def __init__(self, mf: Any, mol: gto.Mole) -> None:
+        mention_new_pyscf(mf)
         self.mol = mol
         plain = getattr(mf, "_scf", mf)  # below a newton() layer
         self.general = isinstance(plain, ghf.GHF)
@@ -89,9 +107,7 @@ class Calculation:
             self.form = "unrestricted"
         elif isinstance(self._worker, rohf.ROHF):
             self.form = "restricted-open"
-        self.orthogonal: Any = self._worker.check_linear_dependency(self.overlap)
-        if "_eigh" in vars(self._worker):  # its own removal of linear dependencies may leave another space
-            self.orthogonal = self._worker.eig(self.hcore, self.overlap)[1]
+        self._solve, self.orthogonal = _eigensolver(self._worker, self.hcore, self.overlap)
 
     def _make_worker(self) -> Any:
         """A silent object whose `eig`, `get_occ`, `make_rdm1` and `get_grad` are those of the calculation."""
@@ -119,10 +135,10 @@ class Calculation:
         cheap = sum(operator.builds for operator in self._operators if not operator.exact)
         return cheap, sum(operator.builds for operator in self._operators if operator.exact) + self._exact_calls
 
-    @property
-    def xc(self) -> str:
-        """Functional, `hf` for Hartree-Fock."""
-        return str(self.plain.xc) if isinstance(self.plain, dft.rks.KohnShamDFT) else "hf"
+    @cached_property
+    def functional(self) -> Functional:
+        """Functional, as the user's own object evaluates it. Raises PySCF's KeyError for one that it does not know."""
+        return Functional.of(self.plain)
 
     @property
     def nelec(self) -> tuple[int, int]:
@@ -157,7 +173,8 @@ class Calculation:
         with_df, own = self.fitted, self.fitted is not None and not getattr(self.plain, "only_dfj", False)
         if (
             with_df is None
-            and self.xc == "hf"
+            and self.functional.kind == "HF"
+            and not self.functional.omega
             and not self.general
             and not self.solvated
             and OwnJK.possible(self.plain)
@@ -165,7 +182,7 @@ class Calculation:
             with_df, own = OwnJK(self.plain), True
         operator = CheapFock(
             self.mol,
-            self.xc,
+            self.functional,
             grid_level,
             hcore=self.hcore,
             with_df=with_df,
@@ -202,7 +219,7 @@ class Calculation:
 
     def state(self, effective: Any) -> State:
         """Orbitals, occupations and density of an effective Fock matrix, by the user's own rules."""
-        mo_energy, mo_coeff = self._worker.eig(effective, self.overlap, x=self.orthogonal)
+        mo_energy, mo_coeff = self._solve(effective)
         mo_occ = self._worker.get_occ(mo_energy, mo_coeff)
         dm = self._worker.make_rdm1(mo_coeff, mo_occ)
         return State(mo_coeff, mo_occ, dm, homo_lumo_gap(mo_energy, mo_occ), self.entropy_of(self._worker))

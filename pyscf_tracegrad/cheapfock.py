@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pyscf import df, gto, lib
-from pyscf.dft import numint
 from pyscf.scf import hf, rohf, uhf
 
 from pyscf_tracegrad.blas import one_blas_thread
 from pyscf_tracegrad.config import MAX_STEPS
 from pyscf_tracegrad.density import Factor, spin_factors
 from pyscf_tracegrad.directjk import DirectJK
+from pyscf_tracegrad.functional import Functional
 from pyscf_tracegrad.gridxc import AtomGrid, GridXC, thin_grid
 from pyscf_tracegrad.reaction import reaction_field
 from pyscf_tracegrad.singlek import SingleK
@@ -52,8 +52,9 @@ class CheapFock:
     mol : gto.Mole
         Built molecule; any basis, spherical or Cartesian. `mol.max_memory` (MB) bounds the three-centre integrals
         (`DirectJK` serves where they do not fit) and the kept AO values (evaluated anew where they do not fit).
-    xc : str
-        Any functional that PySCF's `NumInt` evaluates, or `'hf'`. Non-local (VV10) correlation is left out.
+    xc : str or Functional
+        Any functional that PySCF's `NumInt` evaluates, or `'hf'`; or that of an SCF object, `Functional.of(mf)`.
+        Non-local (VV10) correlation is left out.
     grid_level : int
         PySCF grid level of V_xc. Level 1 has an orientation noise of about 1e-6 hartree, level 0 of 2e-5.
     auxbasis : str or dict, optional
@@ -85,7 +86,7 @@ class CheapFock:
     def __init__(
         self,
         mol: gto.Mole,
-        xc: str = "b3lyp",
+        xc: str | Functional = "b3lyp",
         grid_level: int = 1,
         auxbasis: Any = None,
         hcore: Array | None = None,
@@ -128,12 +129,13 @@ class CheapFock:
     @property
     def exact(self) -> bool:
         """Whether this is the very operator of the user's SCF."""
-        return self._own_jk and self._xctype == "HF" and self._reaction is None
+        return self._own_jk and self.functional.kind == "HF" and self._reaction is None
 
     @property
     def exact_exchange(self) -> float:
         """Share of exact exchange in the functional, that at long range where it depends on the distance."""
-        return float(self._alpha if abs(self._omega) > 1e-10 else self._hybrid)
+        functional = self.functional
+        return functional.alpha if functional.omega else functional.hybrid
 
     @property
     def megabytes(self) -> float:
@@ -154,7 +156,7 @@ class CheapFock:
         for grid in self._grids.values():
             grid.forget()
 
-    def with_theory(self, xc: str, hcore: Array | None = None) -> CheapFock:
+    def with_theory(self, xc: str | Functional, hcore: Array | None = None) -> CheapFock:
         """The operator of another functional and one-electron Hamiltonian on the same integrals and grid."""
         sibling = copy.copy(self)
         sibling._own_jk = False
@@ -175,16 +177,14 @@ class CheapFock:
         sibling._is_thinned = True
         return sibling
 
-    def _set_functional(self, xc: str) -> None:
-        self.xc = xc
-        ni = numint.NumInt()
-        self._xctype: str = ni._xc_type(xc)
-        self._omega, self._alpha, self._hybrid = ni.rsh_and_hybrid_coeff(xc)
+    def _set_functional(self, xc: str | Functional) -> None:
+        self.functional = Functional.named(xc) if isinstance(xc, str) else xc
 
     @property
     def grid(self) -> GridXC:
         """The grid of V_xc; made when it is first asked for, AO values when they are first needed."""
-        few, single = self._is_thinned and self._xctype != "MGGA", self._is_thinned and self._may_be_single
+        few = self._is_thinned and self.functional.kind != "MGGA"
+        single = self._is_thinned and self._may_be_single
         if (few, single) not in self._grids:
             points: int | AtomGrid = thin_grid(self.mol) if few else self._grid_level
             keep_after = 0 if self._is_thinned else self._keep_ao_after
@@ -206,8 +206,8 @@ class CheapFock:
             two_electron = self._coulomb_exchange(factors)
             fock = self.hcore + two_electron
             energy = float(np.vdot(self.hcore, densities.sum(0)) + 0.5 * np.vdot(two_electron, densities))
-            if self._xctype != "HF":
-                potential, energy_xc = self.grid(self.xc, factors)
+            if self.functional.kind != "HF":
+                potential, energy_xc = self.grid(self.functional, factors)
                 fock += potential
                 energy += energy_xc
             if self._reaction is not None:
@@ -221,23 +221,25 @@ class CheapFock:
         """J - c_x K (s, nao, nao); for one factor, the whole density, J - c_x K / 2."""
         tagged = _tagged(_densities(factors), factors)
         scale = 0.5 if len(factors) == 1 else 1.0
-        with_k = abs(self._hybrid) > 1e-10
+        omega, alpha, hybrid = self.functional.omega, self.functional.alpha, self.functional.hybrid
+        with_k = abs(hybrid) > 1e-10
         single = self._single_k(factors, 0.0) if with_k else None
         vj, vk = self.with_df.get_jk(tagged, hermi=1, with_k=with_k and single is None)
         vk = vk if single is None else single(factors)
         total: Array = np.repeat(vj.sum(0, keepdims=True), len(factors), axis=0)
         if with_k:
-            total -= (scale * self._hybrid) * vk
-        if abs(self._omega) > 1e-10:  # range separation, as in pyscf.dft.rks.get_veff
-            total -= (scale * (self._alpha - self._hybrid)) * self._long_range(tagged, factors)
+            total -= (scale * hybrid) * vk
+        if abs(omega) > 1e-10:  # range separation, as in pyscf.dft.rks.get_veff
+            total -= (scale * (alpha - hybrid)) * self._long_range(tagged, factors)
         return total
 
     def _long_range(self, tagged: Any, factors: tuple[Factor, ...]) -> Array:
         """K (s, nao, nao) of erf(omega r) / r."""
-        single = self._single_k(factors, self._omega)
+        omega = self.functional.omega
+        single = self._single_k(factors, omega)
         if single is not None:
             return single(factors)
-        vk: Array = self.with_df.get_jk(tagged, hermi=1, with_j=False, with_k=True, omega=self._omega)[1]
+        vk: Array = self.with_df.get_jk(tagged, hermi=1, with_j=False, with_k=True, omega=omega)[1]
         return vk
 
     def _single_k(self, factors: tuple[Factor, ...], omega: float) -> SingleK | None:

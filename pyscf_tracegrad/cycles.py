@@ -1,5 +1,5 @@
 """The cheap SCF of an ordinary molecule: DIIS (Pulay, doi:10.1002/jcc.540030413) over pairs of densities and Fock
-matrices of the cheap operator. What does not converge by it is for PySCF's own solvers on the same operator (`twin.py`).
+matrices of the cheap operator. What does not converge by it is for PySCF's own solvers on that operator (`twin.py`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Cycles:
         effective = self.calculation.effective(pair.dm, pair.fock + self.shift)
         return self._diis.update(self.calculation.overlap, np.asarray(total), np.asarray(effective))
 
-    def restart(self, shift: Array, cheap: CheapFock) -> None:
+    def restart(self, shift: Array | float, cheap: CheapFock) -> None:
         """A constant added to the operator; the last pairs start the new DIIS, unless they are of another operator."""
         kept = self._pairs[-3:] if cheap is self.cheap else []
         self.shift, self.cheap, self._pairs, self._diis = shift, cheap, [], self._new_diis()

@@ -19,6 +19,7 @@ from pyscf.data.elements import _std_symbol_without_ghost, charge
 from pyscf.dft import gen_grid, numint
 
 from pyscf_tracegrad.density import Factor
+from pyscf_tracegrad.functional import Functional
 from pyscf_tracegrad.workers import sum_over_workers
 
 Array = NDArray[np.float64]
@@ -63,7 +64,6 @@ class GridXC:
         self.mol, self.max_memory, self.keep_after, self.single = mol, max_memory, keep_after, single
         self.evaluations = 0
         self._grid = grid
-        self._numint = numint.NumInt()
         self._eval_name = f"GTOval_{'cart' if mol.cart else 'sph'}_deriv1"
         self._kept: dict[int, Values] = {}  # by number of the block
 
@@ -112,9 +112,10 @@ class GridXC:
         megabytes = 4 * len(self) * self.mol.nao * (4e-6 if self.single else 8e-6)
         return self.evaluations >= self.keep_after and megabytes < 0.5 * free
 
-    def __call__(self, xc: str, factors: tuple[Factor, ...]) -> tuple[Array, float]:
+    def __call__(self, xc: str | Functional, factors: tuple[Factor, ...]) -> tuple[Array, float]:
         """V_xc (s, nao, nao) and E_xc, hartree, of one factor (restricted, the whole density) or two (one per spin)."""
-        xctype = self._numint._xc_type(xc)
+        functional = Functional.named(xc) if isinstance(xc, str) else xc
+        xctype = functional.kind
         nao, keep, n_blocks = self.mol.nao, self._keeps(), -(-len(self) // _BLOCK)
 
         def part(first: int, step: int) -> Array:
@@ -124,7 +125,7 @@ class GridXC:
             for number in range(first, n_blocks, step):
                 ao, weights = self._block(number, keep)
                 ao = ao[:1] if xctype == "LDA" else ao
-                energies, potential = self._potential(xc, xctype, ao, factors)
+                energies, potential = self._potential(functional, ao, factors)
                 summed[0] += energies @ weights
                 for spin, weighted in enumerate(potential * weights):
                     half[spin] += _half_matrix(ao, weighted, xctype, buffer)
@@ -135,13 +136,14 @@ class GridXC:
         half = summed[1:].reshape(len(factors), nao, nao)
         return half + half.transpose(0, 2, 1), float(summed[0])
 
-    def _potential(self, xc: str, xctype: str, ao: Values, factors: tuple[Factor, ...]) -> tuple[Array, Array]:
+    def _potential(self, functional: Functional, ao: Values, factors: tuple[Factor, ...]) -> tuple[Array, Array]:
         """Energy (g,) per volume, and its derivatives (s, x, g) by the components of the density."""
+        xctype = functional.kind
         rho = np.stack([_density(ao, factor, xctype) for factor in factors]).astype(np.float64)  # (s, x, g)
         rho = rho[:, 0] if xctype == "LDA" else rho
         total = (rho if xctype == "LDA" else rho[:, 0]).sum(0)
         rho = rho[0] if len(factors) == 1 else rho
-        energy, potential = self._numint.eval_xc_eff(xc, rho, deriv=1, xctype=xctype)[:2]
+        energy, potential = functional.numint.eval_xc_eff(functional.xc, rho, deriv=1, xctype=xctype)[:2]
         return total * np.ravel(energy), np.asarray(potential).reshape(len(factors), -1, ao.shape[1])
 
 

@@ -20,6 +20,7 @@ from pyscf_tracegrad.checkpoint import Checkpoint, load_checkpoint
 from pyscf_tracegrad.graph import MoleculeGraph, molecule_graph
 from pyscf_tracegrad.model import FockModel, ModelInput
 from pyscf_tracegrad.reference import Reference, build_reference
+from pyscf_tracegrad.threads import network_threads
 
 Array = NDArray[np.float64]
 Route = Literal["network", "reference"]
@@ -80,8 +81,8 @@ def correction(model: FockModel, graph: MoleculeGraph, reference: Reference) -> 
 
 def _apply(model: FockModel, graph: MoleculeGraph, reference: Reference) -> tuple[Array, float]:
     """dF and the trace mismatch."""
-    inputs = network_input(graph, reference, model.dtype)
-    with torch.inference_mode():
+    with network_threads(len(graph.positions)), torch.inference_mode():
+        inputs = network_input(graph, reference, model.dtype)
         blocks = model(inputs)
         slots = torch.as_tensor(graph.ao.ao_slots)
         matrix = scatter_blocks(blocks.site.double(), blocks.pair.double(), inputs.edge_index, slots, graph.ao.nao)
@@ -131,4 +132,5 @@ def load_model(path: str | Path | None = None) -> PretrainedModel:
 
 @lru_cache(maxsize=4)
 def _load(path: Path, changed: int) -> PretrainedModel:  # noqa: ARG001  (changed: a rewritten file is another one)
-    return PretrainedModel(load_checkpoint(path))
+    with network_threads(0):
+        return PretrainedModel(load_checkpoint(path))

@@ -189,8 +189,10 @@ def _network(calculation: Calculation, options: GuessOptions, model: PretrainedM
 
 
 def _same_theory(calculation: Calculation, xc: str) -> bool:
-    """Whether F is defined as in the labels: functional, one-electron Hamiltonian, no solvent."""
-    if calculation.xc.replace(" ", "").lower() != xc or calculation.solvated:
+    """Whether F is defined as in the labels: functional, Coulomb operator, one-electron Hamiltonian, no solvent."""
+    if calculation.solvated or calculation.mol.omega:
+        return False
+    if not calculation.functional.is_named(xc, spins=1 if calculation.form == "restricted" else 2):
         return False
     return np.allclose(hf.get_hcore(calculation.mol), calculation.hcore, rtol=0, atol=1e-10)
 

@@ -52,8 +52,8 @@ def suspicion(
 ) -> str:
     """Why there may be another state than the one that a guess leads to; empty where nothing says so.
 
-    cheap: operator of the calculation's functional. start: state that the guess begins with; pairs: what F_ref was made of. found: state that cheap cycles came to, in
-    so many cycles, None before them.
+    cheap: operator of the calculation's functional. start: state that the guess begins with. pairs: what F_ref was made
+    of. found: state that cheap cycles came to, in so many cycles; None before them.
     """
     metals = sorted({_symbol(z) for z in _elements(calculation.mol) if z in _OPEN_SHELLS})
     if metals:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pyscf import dft, lib
-from pyscf.scf import hf, stability, uhf
+from pyscf.scf import hf, stability
 
 from pyscf_tracegrad.blas import one_blas_thread
 from pyscf_tracegrad.calculation import Calculation, State, homo_lumo_gap

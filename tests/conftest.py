@@ -10,7 +10,8 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
-import pytest  # noqa: E402  (the thread counts come first)
+import hypothesis  # noqa: E402  (the thread counts come first)
+import pytest  # noqa: E402
 from pyscf import gto, lib  # noqa: E402
 
 if TYPE_CHECKING:
@@ -22,6 +23,11 @@ FORMALDEHYDE = "C 0 0 -0.5297; O 0 0 0.6741; H 0 0.9353 -1.1140; H 0 -0.9353 -1.
 EVERY_ELEMENT = (
     "C 0.0 0.02 0.0; O 0.12 1.17 0.05; N 1.06 -0.83 -0.03; F -1.19 -0.62 0.04; H 1.98 -0.42 0.08; H 0.93 -1.83 -0.09"
 )
+
+
+# An example that is slow because the machine is busy is no fault.
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
 
 
 def _molecule(atoms: str) -> gto.Mole:

@@ -394,7 +394,7 @@ def run_command(folder: Path) -> subprocess.Popen[str]:
 
 def wait_for_rows(folder: Path, n: int) -> None:
     """Until a study has written so many rows."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 500
     while len(read_results(folder / "out")) < n:
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -416,7 +416,7 @@ def test_a_worker_and_then_the_study_are_killed(tmp_path: Path) -> None:
     study.kill()
     study.communicate()
     study = run_command(tmp_path)
-    output, _ = study.communicate(timeout=200)
+    output, _ = study.communicate(timeout=500)
     assert study.returncode == 0, output
     assert (tmp_path / "out" / RESULTS).read_text().startswith(before[: before.rfind("\n") + 1])
     rows = read_results(tmp_path / "out")

@@ -34,6 +34,7 @@ from data.structure import LabelRow, Seed
 from training.labels import LabelFile
 
 ROOT = Path(__file__).parents[1]
+PATIENCE = 400  # seconds; a process that hangs is given up then, a slow one on a busy machine is not
 THEORY = "hf/sto-3g, grid level 3, orbital gradient below 1e-06"
 
 
@@ -110,7 +111,7 @@ def chaos(folder: Path, seconds: tuple[float, float], most: int) -> int:
 
 def test_workers_may_be_killed(tmp_path: Path) -> None:
     write_waters(tmp_path, 12, 'xc = "b3lyp"\nbasis = "6-31g"')
-    assert chaos(tmp_path, (1.0, 3.0), most=3) == 3
+    assert 1 <= chaos(tmp_path, (1.0, 3.0), most=3) <= 3  # a fast machine is done before the third
     assert len(LabelFile(tmp_path / "set.h5")) == 12
     assert not (tmp_path / "set.failed.csv").exists()
 
@@ -125,8 +126,9 @@ def test_workers_are_killed_at_random_until_the_set_is_complete(tmp_path: Path) 
 def wait_for_labels(folder: Path) -> None:
     """Until a run has entered some labels into its journal."""
     database = folder / "set.journal"
-    end = time.monotonic() + 60
-    while time.monotonic() < end and not (database.exists() and database.stat().st_size > 60_000):
+    end = time.monotonic() + PATIENCE
+    while not (database.exists() and database.stat().st_size > 60_000):
+        assert time.monotonic() < end
         time.sleep(0.05)
 
 
@@ -201,7 +203,7 @@ def scheduler() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
     for process in processes:
         process.terminate()
     for process in processes:
-        process.communicate(timeout=30)
+        process.communicate(timeout=PATIENCE)
 
 
 def test_a_killed_scheduler_loses_nothing(tmp_path: Path, scheduler: tuple[str, list[subprocess.Popen[bytes]]]) -> None:
@@ -210,7 +212,7 @@ def test_a_killed_scheduler_loses_nothing(tmp_path: Path, scheduler: tuple[str, 
     run = generate(tmp_path, "--scheduler", address, wait=False)
     wait_for_labels(tmp_path)
     process.kill()
-    _, errors = run.communicate(timeout=60)
+    _, errors = run.communicate(timeout=PATIENCE)
     assert run.returncode == 1
     assert "error: the scheduler is gone" in errors
     assert "Traceback" not in errors
@@ -232,7 +234,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
     run = generate(tmp_path, "--workers", "1", wait=False)
     wait_for_labels(tmp_path)
     run.send_signal(signal.SIGTERM)
-    _, errors = run.communicate(timeout=60)
+    _, errors = run.communicate(timeout=PATIENCE)
     assert run.returncode == 130
     assert errors.strip().endswith("stopped; results so far are kept, run the same command to go on")
     exported = generate(tmp_path, "--export")
@@ -303,7 +305,7 @@ def test_the_memory_of_a_worker_is_bounded() -> None:
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}), connect(None, 1, 1, 500) as workers:
         future = workers.client.submit(hog, 0)
         with pytest.raises(KilledWorker):
-            future.result(timeout=60)
+            future.result(timeout=PATIENCE)
 
 
 def test_a_result_that_is_lost_with_its_worker_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,7 +318,7 @@ def test_a_result_that_is_lost_with_its_worker_stops_nothing(monkeypatch: pytest
             lambda client, n: client.submit(abs, -n, pure=False),
         )
         flow.fill()
-        wait(list(flow._flying), timeout=60)
+        wait(list(flow._flying), timeout=PATIENCE)
         (process,) = [c for c in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(c.cmdline())]
         process.suspend()  # it has the result and does not answer
         try:
@@ -324,7 +326,7 @@ def test_a_result_that_is_lost_with_its_worker_stops_nothing(monkeypatch: pytest
             assert flow.flying == [7]
         finally:
             process.kill()
-        end = time.monotonic() + 90
+        end = time.monotonic() + PATIENCE
         while not (over := flow.finished()) and time.monotonic() < end:
             workers.tend()
     ((task, ended),) = over

@@ -74,6 +74,18 @@ def test_a_good_file_passes(tmp_path: Path) -> None:
     assert inspect.stated_gradient("not stated") is None
 
 
+def pairs_by_every_rounding(rows: list[tuple[LabelRow, str]], path: Path) -> list[tuple[int, int]]:
+    """Twins, the last row but one among them, found whether its distances are a last digit longer or shorter."""
+    twin, split = rows[-2]
+    found = []
+    for factor in (1 - 1e-14, 1 + 1e-14):
+        moved = dataclasses.replace(twin.structure, positions=twin.structure.positions * factor)
+        table = read_table([write(path, [*rows[:-2], (dataclasses.replace(twin, structure=moved), split), rows[-1]])])
+        found.append(inspect.same_geometries(table))
+    assert found[0] == found[1]
+    return found[0]
+
+
 def test_every_check_finds_its_offender(tmp_path: Path) -> None:
     rows = good_rows()
     rows[0] = (row("methane_md0", METHANE, 0, gradient_norm=3e-6), "train")
@@ -83,6 +95,7 @@ def test_every_check_finds_its_offender(tmp_path: Path) -> None:
     twin = dataclasses.replace(twin, name="twin_md1", positions=twin.positions @ rotation + 1.0, parent="twin")
     rows.append((dataclasses.replace(rows[5][0], structure=twin), "val"))
     rows.append((row("water_md9", WATER, 99), "train"))
+    assert pairs_by_every_rounding(rows, tmp_path / "b.h5") == [(5, 18)]
     found = failures(write(tmp_path / "a.h5", rows))
     assert found == {
         "orbital gradients below 2.0e-06 hartree": ["methane_md0 3.0e-06"],

@@ -171,7 +171,7 @@ def test_garbage_is_rejected_and_the_reference_serves(scale: float, basis: str, 
     if basis == "def2-svp":  # the steps that were paid for are used
         assert np.abs(dm - expected).max() < 1e-3
     else:
-        assert np.array_equal(dm, expected)
+        assert np.abs(dm - expected).max() < 1e-9
     assert load_model().predict(water).route == "network"  # the shipped one is what it was
 
 

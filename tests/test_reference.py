@@ -14,7 +14,7 @@ from pyscf_tracegrad.cheapfock import CheapFock
 from pyscf_tracegrad.config import ReferenceSettings
 from pyscf_tracegrad.density import fermi_density
 from pyscf_tracegrad.reference import Reference, build_reference, combine, gauge_step
-from training.evaluate import occupied_virtual_error
+from training.metrics import occupied_virtual_error
 
 SAP = ReferenceSettings("sap", steps=0)
 

@@ -16,6 +16,7 @@ import pyscf_tracegrad
 from pyscf_tracegrad import OutsideDomain, pretrained, register, tracegrad_guess, unregister
 
 BASIS = "def2-svp"
+SAME = 1e-9  # of two runs of one guess: where a matrix begins in memory may change a last digit
 
 
 @pytest.fixture
@@ -91,14 +92,14 @@ def test_energy_is_that_of_minao(kind: str, fitted: bool, formaldehyde: gto.Mole
 
 def test_by_hand_is_the_same(formaldehyde: gto.Mole) -> None:
     by_key = formaldehyde.RKS(xc="b3lyp").get_init_guess(formaldehyde, "tracegrad")
-    assert np.array_equal(by_key, tracegrad_guess(formaldehyde.RKS(xc="b3lyp")))
+    assert np.abs(by_key - tracegrad_guess(formaldehyde.RKS(xc="b3lyp"))).max() < SAME
 
 
 def test_by_hand_of_a_molecule_is_the_same_without_an_exact_build(formaldehyde: gto.Mole) -> None:
     mf = formaldehyde.RKS(xc="b3lyp")
     for refine in (False, 3):
         by_key = mf.get_init_guess(key="tracegrad", refine=refine)
-        assert np.array_equal(by_key, tracegrad_guess(formaldehyde, refine=refine))
+        assert np.abs(by_key - tracegrad_guess(formaldehyde, refine=refine)).max() < SAME
     assert not np.allclose(mf.get_init_guess(key="tracegrad"), tracegrad_guess(formaldehyde), rtol=0, atol=1e-7)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pyscf import scf
 
 from pyscf_tracegrad import OutsideDomain, tracegrad_guess
 from training.bench.cases import CASES, Case
@@ -202,6 +203,8 @@ def test_case_is_served_as_expected_and_ends_where_minao_ends(case: Case) -> Non
     name = label(case)
     if "geomeTRIC" in name and importlib.util.find_spec("geometric") is None:
         pytest.skip("geomeTRIC is not installed")
+    if name == "option: linearly dependent basis" and not hasattr(scf.hf.SCF, "check_linear_dependency"):
+        pytest.skip("PySCF before 2.13 leaves the dependent orbitals in, and does not converge from minao either")
     minao, ours = both(name)
     assert (minao.error, ours.error) == ("", "")
     assert f"{ours.route} {ours.transfer}".strip() == EXPECTED[name]

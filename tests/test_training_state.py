@@ -120,7 +120,7 @@ def test_killed_run_goes_on_to_the_weights_of_an_uninterrupted_one(
     with (tmp_path / "output").open("w") as out:
         process = subprocess.Popen(words, cwd=workspace, env=environment, stdout=out, stderr=out)
         try:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 500
             log = tmp_path / "killed" / "log.csv"
             while not log.exists() or log.read_text().count("\n") < 4:  # header, steps 0, 3, 6
                 assert process.poll() is None, (tmp_path / "output").read_text()

@@ -28,7 +28,7 @@ def test_every_block_once(threads: int, n_blocks: int) -> None:
 
 
 def test_workers_run_beside_each_other_with_one_openmp_thread_each() -> None:
-    both = threading.Barrier(2, timeout=30)
+    both = threading.Barrier(2, timeout=300)
     inside: list[int] = []
 
     def part(*_: int) -> np.ndarray:
