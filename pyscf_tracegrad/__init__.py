@@ -26,11 +26,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
+from pyscf_tracegrad.about import show_versions
 from pyscf_tracegrad.errors import OutsideDomain
 from pyscf_tracegrad.guess import predict_fock, tracegrad_guess
 from pyscf_tracegrad.report import GuessReport
 from pyscf_tracegrad.scf import register, set_default, unregister, unset_default
-from pyscf_tracegrad.versions import show_versions
 
 if _TYPE_CHECKING:
     from pyscf_tracegrad.pretrained import load_model

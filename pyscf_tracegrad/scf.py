@@ -43,7 +43,7 @@ _CONFIGURED = "tracegrad_models"
 
 # What PySCF's own `get_init_guess` and `init_guess_by_*` take, besides mol and key, in any version; no guess of ours
 # needs it.
-PYSCF_KEYWORDS = frozenset({"s1e", "sap_basis", "breaksym", "chkfile", "project"})
+PYSCF_KEYWORDS = frozenset({"s1e", "sap_basis", "breaksym", "chkfile", "project", "updated_rule"})
 
 # Names in the code of our wrappers and of the stub that `autoload` writes. functools.wraps, which gpu4pyscf uses on
 # what it takes over, copies every attribute of a function, but not its code: only this tells ours from one around ours.
