@@ -1,21 +1,15 @@
-"""Which versions there are, what a report of a problem should say of them, and which were tested."""
+"""What a report of a problem should say about the machine."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
-import re
 import sys
-from typing import Any, TextIO
+from typing import TextIO
 
 import pyscf
 from pyscf import lib
-from pyscf.lib import logger
-
-NEWEST_PYSCF = (2, 14)  # the one of constraints.txt
-
-_said: list[str] = []  # what this process has been told
 
 _PACKAGES = ("numpy", "scipy", "torch", "e3nn", "threadpoolctl")
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -44,23 +38,3 @@ def show_versions(file: TextIO | None = None) -> None:
     found = versions()
     width = max(map(len, found))
     (file or sys.stdout).writelines(f"{name:{width}}  {value}\n" for name, value in found.items())
-
-
-def mention_new_pyscf(mf: Any) -> None:
-    """Warn through PySCF's logger, once in a process, of a PySCF that is newer than any tested."""
-    if _said or mf.verbose < logger.WARN or not newer_than_tested(pyscf.__version__):
-        return
-    _said.append(pyscf.__version__)
-    logger.warn(
-        mf,
-        "tracegrad guess: PySCF %s is newer than %d.%d, the newest that pyscf_tracegrad was tested with. "
-        "Look for a newer pyscf_tracegrad if guesses fail.",
-        pyscf.__version__,
-        *NEWEST_PYSCF,
-    )
-
-
-def newer_than_tested(version: str) -> bool:
-    """Whether a version of PySCF, such as `2.14.0`, belongs to a later series; False for one that is no number."""
-    found = re.match(r"(\d+)\.(\d+)", version)
-    return found is not None and (int(found[1]), int(found[2])) > NEWEST_PYSCF
