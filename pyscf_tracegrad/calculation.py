@@ -25,7 +25,7 @@ from pyscf import df, gto, lib, scf
 from pyscf.lib import logger
 from pyscf.scf import ghf, rohf, uhf
 
-from pyscf_tracegrad.cheapfock import CheapFock, OwnJK
+from pyscf_tracegrad.cheapfock import CheapFock, OwnJK, fitting_megabytes
 from pyscf_tracegrad.functional import Functional
 from pyscf_tracegrad.versions import mention_new_pyscf
 
@@ -87,14 +87,16 @@ def _eigensolver(worker: Any, hcore: Array, overlap: Array) -> tuple[Callable[[A
 class Calculation:
     """One SCF object and the molecule to start from.
 
-    mf: object that `domain.check_scf` has passed. mol: its molecule, built.
+    mf: object that `domain.check_scf` has passed. mol: its molecule, built. two_spins: whether a closed-shell GHF or
+    GKS may have unlike spins.
     """
 
-    def __init__(self, mf: Any, mol: gto.Mole) -> None:
+    def __init__(self, mf: Any, mol: gto.Mole, two_spins: bool = False) -> None:
         mention_new_pyscf(mf)
         self.mol = mol
         plain = getattr(mf, "_scf", mf)  # below a newton() layer
         self.general = isinstance(plain, ghf.GHF)
+        self._two_spins = two_spins or mol.spin != 0
         self.plain = plain
         self._user, self._operators, self._exact_calls = mf, list[CheapFock](), 0
         self.nao = int(mol.nao)
@@ -112,7 +114,7 @@ class Calculation:
     def _make_worker(self) -> Any:
         """A silent object whose `eig`, `get_occ`, `make_rdm1` and `get_grad` are those of the calculation."""
         if self.general:
-            worker = (scf.RHF if self.mol.spin == 0 else FreeSpinUHF)(self.mol)
+            worker = (FreeSpinUHF if self._two_spins else scf.RHF)(self.mol)
         else:
             worker = self.plain.copy()
             worker.mol = self.mol
@@ -160,6 +162,17 @@ class Calculation:
         return with_df if with_df is not None and type(with_df) is df.DF and with_df.mol is self.mol else None
 
     @property
+    def fitted_on_disk(self) -> bool:
+        """Whether J and K are read from disk in every build, the cheap ones too."""
+        with_df = self.fitted
+        if with_df is None or not (self.functional.hybrid or self.functional.alpha):
+            return False
+        if with_df._cderi is not None:
+            return not isinstance(with_df._cderi, np.ndarray)
+        free = with_df.max_memory - lib.current_memory()[0]  # as `df.DF.build` decides it
+        return bool(fitting_megabytes(self.mol, with_df.auxbasis) > 0.9 * free)
+
+    @property
     def solvated(self) -> bool:
         """Whether a solvent responds to the density."""
         return getattr(self.plain, "with_solvent", None) is not None
@@ -200,8 +213,13 @@ class Calculation:
 
     def minao(self) -> Any:
         """PySCF's minao density for this calculation, in its form."""
-        dm = self._worker.init_guess_by_minao(self.mol)
-        return dm if self.form == "restricted" or np.ndim(dm) == 3 else np.stack([0.5 * dm, 0.5 * dm])
+        return self.in_form(self._worker.init_guess_by_minao(self.mol))
+
+    def in_form(self, dm: Any) -> Any:
+        """A density of one or two spins, (nao, nao) or (2, nao, nao), in the form of this calculation."""
+        if self.form == "restricted":
+            return dm if np.ndim(dm) == 2 else dm[0] + dm[1]
+        return dm if np.ndim(dm) == 3 else np.stack([0.5 * np.asarray(dm)] * 2)
 
     def spread(self, matrix: Array) -> Array:
         """A closed-shell Fock matrix (nao, nao) in the form of this calculation."""

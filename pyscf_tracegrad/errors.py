@@ -11,8 +11,12 @@ class OutsideDomain(TracegradError):
     """A calculation that is not covered; the message is the reason."""
 
 
-class BadMolecule(OutsideDomain):
-    """A molecule that no guess can start from, minao neither; raised whether strict or not."""
+class BadInput(OutsideDomain):
+    """Something that was asked for and cannot be; raised whether strict or not, because nothing else would do."""
+
+
+class BadMolecule(BadInput):
+    """A molecule that no guess can start from, minao neither."""
 
 
 class UnsupportedBasis(OutsideDomain):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pyscf import gto, lib
 from pyscf.lib import logger
 
-from pyscf_tracegrad.errors import BadMolecule, OutsideDomain
+from pyscf_tracegrad.errors import BadInput, OutsideDomain
 
 T = TypeVar("T")
 
@@ -56,11 +56,11 @@ def attempt(action: Callable[[], T], mf: Any, strict: bool) -> T | Failure:
     """Result of an action, or the failure that ended it. mf: whose methods may be the user's own.
 
     strict: keep the local variables of the frames of the traceback, for a debugger; otherwise let go of the arrays in
-    them, because what comes next may need the memory. Lets BadMolecule, KeyboardInterrupt and SystemExit pass.
+    them, because what comes next may need the memory. Lets BadInput, KeyboardInterrupt and SystemExit pass.
     """
     try:
         return action()
-    except BadMolecule:
+    except BadInput:
         raise
     # A guess may be useless, but must not end the calculation of a user: here all is caught, and told.
     except Exception as error:  # noqa: BLE001

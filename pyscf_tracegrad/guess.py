@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,6 @@ from pyscf_tracegrad.gate import Gate, measure
 from pyscf_tracegrad.laststep import last_step
 from pyscf_tracegrad.models import choose_model, model_sources
 from pyscf_tracegrad.options import GuessOptions, Refine, Transfer
-from pyscf_tracegrad.options import Start as StartName
 from pyscf_tracegrad.refine import Refined, refine, schedule_for
 from pyscf_tracegrad.report import GuessReport
 from pyscf_tracegrad.starts import GRID_LEVEL, Start, choose_start
@@ -41,9 +40,6 @@ _CITE = iter(
         "tracegrad guess: please cite pyscf_tracegrad (CITATION.cff)",
     ]
 )
-
-# HOMO-LUMO gap (hartree) of a closed shell below which PySCF's last check may see another occupation than the guess.
-_DEGENERATE = 3e-3
 
 
 @dataclass(frozen=True)
@@ -91,13 +87,14 @@ class _Work:
         if by_molecule:
             mol = mf
             check_molecule(mol)
-            mf = mol.RKS(xc="b3lyp") if mol.spin == 0 else mol.UKS(xc="b3lyp")
+            two_spins = mol.spin != 0 or options.pattern is not None
+            mf = mol.UKS(xc="b3lyp") if two_spins else mol.RKS(xc="b3lyp")
         else:
             mol = mf.mol if mol is None else mol
             check_scf(mf)
             check_molecule(mol)
             check_overlap(mf, mol)
-        self._calculation = Calculation(mf, mol)
+        self._calculation = Calculation(mf, mol, two_spins=options.pattern is not None)
         guess = _make(self._calculation, options, allow_exact=not by_molecule)
         # whoever takes an open-shell density by ROKS or ROHF must not find the orbitals of two spins on it
         return dataclasses.replace(guess, dm=np.asarray(guess.dm)) if by_molecule and np.ndim(guess.dm) == 3 else guess
@@ -115,6 +112,10 @@ class _Work:
 
 
 def _make(calculation: Calculation, options: GuessOptions, allow_exact: bool) -> Guess:
+    before: tuple[str, ...] = ()
+    if options.refine == "auto" and calculation.fitted_on_disk:
+        options = dataclasses.replace(options, refine=False)
+        before = ("the fitted integrals are on disk, where a cheap build costs what an SCF cycle costs: not refined",)
     schedule = schedule_for(calculation, options, allow_exact)
     start = choose_start(calculation, options, thin=schedule is not None and schedule.thinned)
     calculation.say_seconds(start.seconds)
@@ -130,7 +131,7 @@ def _make(calculation: Calculation, options: GuessOptions, allow_exact: bool) ->
         seconds |= refined.seconds
         calculation.say_seconds(refined.seconds)
         if options.refine == "auto":
-            _check_refined(calculation, refined)
+            _check_refined(refined)
     else:
         if start.route == "reference":
             _check_reference(calculation, start)
@@ -140,7 +141,7 @@ def _make(calculation: Calculation, options: GuessOptions, allow_exact: bool) ->
     dm = calculation.shaped((refined or start).state.dm)
     check_density(dm, calculation.shape)
     seconds["density"] = time.perf_counter() - begin
-    notes = start.notes + calculation.functional.notes + (() if refined is None else refined.notes)
+    notes = before + start.notes + calculation.functional.notes + (() if refined is None else refined.notes)
     direct = cheap is not None and isinstance(cheap.with_df, DirectJK)
     if direct:
         notes += (f"fitting integrals beyond max_memory ({calculation.mol.max_memory:g} MB) were not made",)
@@ -159,19 +160,20 @@ def _make(calculation: Calculation, options: GuessOptions, allow_exact: bool) ->
         notes=notes,
         seconds=seconds,
         model=start.model,
+        **({} if refined is None else refined.told),
     )
     return Guess(dm, report, start.fock if refined is None else None)
 
 
-def _check_refined(calculation: Calculation, refined: Refined) -> None:
-    """Refuse a cheap SCF that has not converged, or whose occupation is undecided. Raises OutsideDomain.
+def _check_refined(refined: Refined) -> None:
+    """Refuse a cheap SCF that has not converged, or whose state PySCF's would leave. Raises OutsideDomain.
 
-    Open shells may have degenerate frontier orbitals: it did them no harm.
+    A state that only the second-order solver found is kept: minao's density leads to none.
     """
     if not refined.converged:
         raise OutsideDomain("the cheap cycles did not converge")
-    if calculation.form == "restricted" and refined.state.gap < _DEGENERATE and not refined.settles:
-        raise OutsideDomain(f"the frontier orbitals are degenerate (gap {refined.state.gap:.1g} hartree)")
+    if not refined.settles and not (refined.choice is not None and refined.choice.second_order):
+        raise OutsideDomain("PySCF's SCF is not expected to stay at the state that cheap cycles found")
 
 
 def _check_reference(calculation: Calculation, start: Start) -> None:
@@ -206,8 +208,11 @@ def tracegrad_guess(
     *,
     refine: Refine = "auto",
     transfer: Transfer = "auto",
-    start: StartName = "auto",
+    start: Any = "auto",
     report: bool = False,
+    spins: Mapping[int, int] | None = None,
+    fragments: Sequence[Any] | None = None,
+    stable: bool = False,
 ) -> Any:
     """Starting density of an SCF: `mf.kernel(dm0=tracegrad_guess(mf))`.
 
@@ -228,7 +233,17 @@ def tracegrad_guess(
         `pyscf.lib.logger` and return the next best: from F_ref where the network fails, else the minao density, in the
         shape that the SCF object needs.
     refine, transfer, start
-        As in `GuessOptions`: cheap cycles ('auto', a number, False), the way into another basis, the first state.
+        As in `GuessOptions`: cheap cycles ('auto', a number, False), the way into another basis, the first state, which
+        may be an earlier density: a checkpoint file, an SCF object that has run, or `(mol, dm)` of the same atoms.
+    spins : dict, optional
+        Unpaired electrons (2S, signed) of atoms by 0-based index, `{0: 5, 1: -5}`: where an antiferromagnetic or
+        broken-symmetry state begins. They add up to `mol.spin`. For UHF, UKS, GHF and GKS.
+    fragments : list, optional
+        The same by parts of the molecule that are converged each for itself: `[((0, 1, 2), 0, 1), ((3,), 1, -1)]`, with
+        atoms, charge and 2S of each.
+    stable : bool
+        Test the internal stability of the state that is found and follow it to a lower one. It costs some tens of cheap
+        builds.
     report : bool
         Return `(dm, GuessReport)`. `mf.init_guess_report` is of `mf.kernel()`, and not set here.
 
@@ -241,7 +256,8 @@ def tracegrad_guess(
     """
     if not isinstance(mol_or_mf, (gto.MoleBase, hf.SCF)):
         raise TypeError(f"tracegrad_guess takes a Mole or an SCF object, not {type(mol_or_mf).__name__}")
-    guess = guess_or_minao(mol_or_mf, GuessOptions(refine, transfer, start, strict, model))
+    options = GuessOptions(refine, transfer, start, strict, model, spins, fragments, stable)
+    guess = guess_or_minao(mol_or_mf, options)
     return (guess.dm, guess.report) if report else guess.dm
 
 
@@ -263,7 +279,7 @@ def guess_or_minao(mol_or_mf: gto.Mole | hf.SCF, options: GuessOptions, model: A
 def serve(mf: Any, mol: gto.Mole, options: GuessOptions, minao: Callable[[], Any]) -> Any:
     """Density for an SCF object in the shape that it needs, or `minao()` with a warning; sets `mf.init_guess_report`.
 
-    Raises OutsideDomain instead of falling back if `options.strict`, and BadMolecule always.
+    Raises OutsideDomain instead of falling back if `options.strict`, and BadInput always.
     """
     mf.init_guess_report = None  # not that of an earlier guess, should this one raise
     guess = _guess_or(lambda: _minao_or_core(mf, mol, minao), mf, options, mol)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,8 @@ _HOPELESS = 0.03
 _LOOSE = 1e-7
 # Exact corrections of a calculation whose steps enlarge the gradient, at most; each gains two orders or more.
 _CORRECTIONS = 3
+# Steps that enlarge a gradient so often leave the state whatever its gradient: other orbitals are occupied after them.
+_BEYOND_REACH = 1e3
 # Cheap builds of the cycles after an exact build of such a calculation, at most.
 _AFTER_EXACT = 40
 
@@ -57,7 +60,8 @@ class Schedule:
     the exact build is made. after_exact: that of the second cheap SCF; where the gap is narrow a tenth of it and not by
     the thinned operator. limit: cheap builds at most, in all, of an ordinary molecule. exact: whether an exact build is
     made. thin: whether the cycles around it have the thinned operator. careful: whether signs of another state are
-    followed up. follow: whether negative curvature is.
+    followed up. follow: whether negative curvature is, whatever the signs. chosen: whether the state is the user's own
+    choice, not to be compared with the one that minao leads to.
     """
 
     floor: float = 2e-4
@@ -68,6 +72,7 @@ class Schedule:
     thin: bool = True
     careful: bool = True
     follow: bool = False
+    chosen: bool = False
 
     @property
     def thinned(self) -> bool:
@@ -87,7 +92,8 @@ def schedule_for(calculation: Calculation, options: GuessOptions, allow_exact: b
         return Schedule(floor=0.0, limit=int(options.refine), exact=False, careful=False)
     conv_tol = float(calculation.plain.conv_tol)
     after = float(np.clip(0.5 * np.sqrt(conv_tol), 2e-6, 1e-3))
-    return Schedule(after_exact=after, exact=allow_exact and conv_tol < _LOOSE)
+    exact = allow_exact and conv_tol < _LOOSE
+    return Schedule(after_exact=after, exact=exact, follow=options.stable, chosen=options.chosen)
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,15 @@ class Refined:
     def converged(self) -> bool:
         """Whether the cheap SCF is."""
         return self.gradient < _HOPELESS and (self.choice is None or self.choice.converged)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the report has of the choice of a state, by its names."""
+        if self.choice is None:
+            return {}
+        choice = self.choice
+        found = {"suspicion": self.suspicion, "origin": choice.origin, "unstable": choice.unstable}
+        return found | {"settles": self.settles}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -167,9 +182,8 @@ class _Refinement:
                 found, rejected = self._cheap_cycles(start, pairs)
                 reason = self._suspicion(start, pairs, found)
             if reason:
-                choice = lowest(
-                    self.calculation, self.cheap, found.state, found.gradient < _HOPELESS, self.schedule.follow
-                )
+                converged, compare = found.gradient < _HOPELESS, not self.schedule.chosen
+                choice = lowest(self.calculation, self.cheap, found.state, converged, compare, self.schedule.follow)
                 found = Converged(choice.state, 0.0 if choice.converged else float("inf"))
         self.seconds["cheap cycles"] = time.perf_counter() - begin
         refined = Refined(found.state, found.gradient, 0, rejected, self.seconds, reason, choice)
@@ -185,6 +199,8 @@ class _Refinement:
     def _suspicion(self, start: State, pairs: Sequence[Pair], found: Converged | None = None) -> str:
         if not self.schedule.careful:
             return ""
+        if self.schedule.follow:
+            return "stable=True"
         if found is None:
             return suspicion(self.calculation, self._operator, start, pairs)
         if found.gradient >= _HOPELESS:
@@ -252,6 +268,8 @@ class _Refinement:
             with one_blas_thread():
                 enlarged = enlargement(calculation, self.cheap, shift, state)
             wanted = wanted_gradient(thresholds, enlarged)
+            if enlarged > _BEYOND_REACH:
+                break
         with one_blas_thread():
             stays = settles(calculation, self.cheap, shift, state, thresholds)
         return replace(

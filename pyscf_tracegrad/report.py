@@ -9,9 +9,15 @@ from typing import Any, Literal
 
 from pyscf_tracegrad.gate import Signals
 
-Route = Literal["network", "reference", "minao"]
+Route = Literal["network", "reference", "minao", "spins", "earlier"]
 
-_NAMES = {"network": "network", "reference": "reference Fock matrix", "minao": "PySCF's minao"}
+_NAMES = {
+    "network": "network",
+    "reference": "reference Fock matrix",
+    "minao": "PySCF's minao",
+    "spins": "spin pattern",
+    "earlier": "earlier density",
+}
 _CARRIED = {"fock": " (its correction carried over)", "density": " (its density projected)"}
 
 
@@ -19,7 +25,8 @@ _CARRIED = {"fock": " (its correction carried over)", "density": " (its density 
 class GuessReport:
     """How a guess came about.
 
-    route: what it started from: `network`, `reference` (F_ref alone) or `minao`.
+    route: what it started from: `network`, `reference` (F_ref alone), `minao`, `spins` (a spin pattern) or `earlier`
+    (an earlier density).
     transfer: `native` (the network's own basis), `fock` or `density`; empty where the network did not serve.
     model: which model served: `shipped`, the path of its file, or `given`; empty where none did.
     refined: whether cheap cycles followed. cheap_builds: cheap Fock builds, those of F_ref and of attempts that were
@@ -29,6 +36,9 @@ class GuessReport:
     direct: whether the cheap builds made their integrals anew, because those of the fit exceed `mol.max_memory`.
     signals: what the gate looked at, None where the network did not serve.
     notes: why a better route was not taken, one sentence each, in order.
+    suspicion: the sign for which other SCF states were looked for; empty where there was none. origin: `guess` or
+    `minao`, the start that led to the state of lowest energy; empty where one state only was looked at. unstable:
+    whether that state is known to have a lower neighbour. settles: whether PySCF's SCF is expected to stay there.
     seconds: wall time of each stage; `loading` is that of torch and the model.
     """
 
@@ -43,6 +53,10 @@ class GuessReport:
     notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     model: str = ""
+    suspicion: str = ""
+    origin: str = ""
+    unstable: bool = False
+    settles: bool = True
 
     @property
     def reason(self) -> str:

@@ -35,6 +35,9 @@ KEY = "tracegrad"
 
 REPORT = "init_guess_report"
 
+# Attribute of an object: unpaired electrons of its atoms, the option `spins` of the key.
+SPINS = "init_guess_spins"
+
 # Class attribute of hf.SCF: the GuessOptions of `register`, there only while the key is registered.
 _OPTIONS = "_tracegrad_options"
 
@@ -67,6 +70,7 @@ def register(
     transfer: Literal["auto", "fock", "density"] = "auto",
     model: Any = None,
     shipped: bool = True,
+    stable: bool = False,
 ) -> None:
     """Make `init_guess='tracegrad'` (in any case) known to PySCF; again with other options changes only these.
 
@@ -77,7 +81,7 @@ def register(
     ----------
     strict : bool
         Raise OutsideDomain for calculations that are not covered, instead of a warning and the next best guess.
-    refine, transfer
+    refine, transfer, stable
         As in `GuessOptions`.
     model : str, PathLike, PretrainedModel, or a list of these, optional
         Models of the key: paths of model files, read at the first guess that may need them, or what `load_model`
@@ -102,7 +106,7 @@ def register(
         raise ValueError("shipped=False leaves no model: give one by model=")
     if shipped and SHIPPED not in sources:
         sources = (*sources, SHIPPED) if sources else ()
-    options = GuessOptions(refine=refine, transfer=transfer, strict=strict, model=sources)
+    options = GuessOptions(refine=refine, transfer=transfer, strict=strict, model=sources, stable=stable)
     _remove_wrappers()
     for owner in _scf_classes():
         for name, wrapper in _WRAPPERS.items():
@@ -121,9 +125,10 @@ def unregister() -> None:
     if hasattr(hf.SCF, _OPTIONS):
         delattr(hf.SCF, _OPTIONS)
     for owner in _scf_classes():
-        owner._keys.discard(REPORT)
-        if REPORT in vars(owner):
-            delattr(owner, REPORT)
+        for name in (REPORT, SPINS):
+            owner._keys.discard(name)
+            if name in vars(owner):
+                delattr(owner, name)
 
 
 def set_default(on: bool = True) -> None:
@@ -165,8 +170,10 @@ def dispatch(original: Callable[..., Any], mf: Any, mol: Any, key: Any, keywords
         return original(mf, mol, key, **keywords)
     mol = mf.mol if mol is None else mol
     with_report = _check_keywords(mf, keywords)
-    names = _OPTION_NAMES & keywords.keys()
-    options = dataclasses.replace(options, **{name: keywords[name] for name in names})
+    given = {name: keywords[name] for name in _OPTION_NAMES & keywords.keys()}
+    if getattr(mf, SPINS, None) is not None and not {"spins", "fragments", "start"} & given.keys():
+        given["spins"] = getattr(mf, SPINS)
+    options = dataclasses.replace(options, **given)
     minao = functools.partial(original, mf, mol, "minao")
     found = attempt(lambda: _on_cpu(mf), mf, options.strict)
     if isinstance(found, Failure):
@@ -217,10 +224,11 @@ def _forget(mf: Any) -> None:
 
 
 def _make_known() -> None:
-    """The report as an attribute of the classes, gpu4pyscf's as well, which may be imported after `register`."""
+    """Our attributes as those of the classes, gpu4pyscf's as well, which may be imported after `register`."""
     for owner in _scf_classes():
-        setattr(owner, REPORT, None)
-        owner._keys.add(REPORT)  # PySCF warns of attributes that it does not know
+        for name in (REPORT, SPINS):
+            setattr(owner, name, None)
+            owner._keys.add(name)  # PySCF warns of attributes that it does not know
 
 
 class _Default(str):

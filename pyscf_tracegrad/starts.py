@@ -14,10 +14,11 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pyscf import gto
 from pyscf.scf import hf
 
 from pyscf_tracegrad.calculation import Calculation, State
@@ -25,12 +26,15 @@ from pyscf_tracegrad.cheapfock import CheapFock
 from pyscf_tracegrad.config import ReferenceSettings
 from pyscf_tracegrad.density import diagonalise
 from pyscf_tracegrad.domain import check_network
-from pyscf_tracegrad.errors import OutsideDomain
+from pyscf_tracegrad.earlier import Earlier
+from pyscf_tracegrad.errors import BadInput, OutsideDomain
 from pyscf_tracegrad.failures import attempt
 from pyscf_tracegrad.gate import Gate, Signals, measure_network
 from pyscf_tracegrad.models import choose_model, model_sources
 from pyscf_tracegrad.options import GuessOptions
 from pyscf_tracegrad.reference import Pair, Reference, damped_steps
+from pyscf_tracegrad.refine import Schedule, refine
+from pyscf_tracegrad.spins import SpinPattern
 from pyscf_tracegrad.transfer import cross_overlap, native_molecule, project_density, transform_correction
 
 if TYPE_CHECKING:
@@ -77,6 +81,11 @@ def choose_start(
     one that was asked for does not apply, or the network fails and the options are strict.
     """
     notes: tuple[str, ...] = ()
+    if options.pattern is not None:
+        return _spin_pattern(calculation, options, options.pattern, thin)
+    if isinstance(options.start, Earlier):
+        dm = calculation.in_form(options.start.carried_to(calculation.mol))
+        return _from_density(calculation, "earlier", dm, options, thin)
     if options.start in ("auto", "network"):
         begin, before = time.perf_counter(), calculation.builds[0]
         found = attempt(lambda: _network(calculation, options, model, thin), calculation.plain, options.strict)
@@ -92,7 +101,7 @@ def choose_start(
             start = _reference(calculation, thin, notes)
             return dataclasses.replace(start, builds=builds, seconds=given_up | start.seconds)
     if options.start == "minao":
-        return _minao(calculation, options, thin)
+        return _from_density(calculation, "minao", calculation.minao(), options, thin)
     return _reference(calculation, thin, notes)
 
 
@@ -100,17 +109,37 @@ def _on_grid(cheap: CheapFock, thin: bool) -> CheapFock:
     return cheap.thinned() if thin else cheap
 
 
-def _minao(calculation: Calculation, options: GuessOptions, thin: bool) -> Start:
-    """Minao's own density if nothing refines it; else the orbitals of its Fock matrix, one cheap build."""
+def _from_density(calculation: Calculation, route: Route, dm: Any, options: GuessOptions, thin: bool) -> Start:
+    """A density itself if nothing refines it; else the orbitals of its Fock matrix, one cheap build."""
     if options.unrefined:
-        return Start("minao", "", State(None, None, calculation.minao()))
+        return Start(route, "", State(None, None, dm))
     cheap = calculation.cheap(GRID_LEVEL)
     begin = time.perf_counter()
-    dm = calculation.minao()
     pair = Pair(dm, _on_grid(cheap, thin)(dm))
     state = calculation.first_state(pair.fock)
     seconds = {"set-up": cheap.setup_seconds, "F0": time.perf_counter() - begin}
-    return Start("minao", "", state, cheap, (pair,), seconds=seconds)
+    return Start(route, "", state, cheap, (pair,), seconds=seconds)
+
+
+def _spin_pattern(calculation: Calculation, options: GuessOptions, pattern: SpinPattern, thin: bool) -> Start:
+    """From spins of atoms or fragments. Raises BadInput where the class or the molecule does not take the pattern."""
+    if calculation.form != "unrestricted":
+        raise BadInput(f"spins= and fragments= are for UHF, UKS, GHF and GKS, not {type(calculation.plain).__name__}")
+    dm = pattern.density(calculation.mol, lambda part: _fragment_density(calculation, part))
+    return _from_density(calculation, "spins", dm, options, thin)
+
+
+def _fragment_density(calculation: Calculation, part: gto.Mole) -> Any:
+    """Density (2, n, n) of a fragment's cheap SCF in the functional of the whole."""
+    if part.nelectron == 0:
+        return np.zeros((2, part.nao, part.nao))
+    functional = calculation.functional
+    mf = part.UHF() if functional.kind == "HF" else part.UKS(xc=functional.xc)
+    mf.init_guess_breaksym = 0
+    fragment = Calculation(mf, part)
+    start = _reference(fragment, thin=False)
+    cheap = start.cheap or fragment.cheap(GRID_LEVEL)
+    return refine(fragment, cheap, start.state, start.pairs, Schedule(exact=False, careful=False)).state.dm
 
 
 def _reference(calculation: Calculation, thin: bool, notes: tuple[str, ...] = ()) -> Start:

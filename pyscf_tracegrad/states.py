@@ -117,18 +117,27 @@ class Choice:
         return tuple(notes)
 
 
-def lowest(calculation: Calculation, cheap: CheapFock, own: State, own_converged: bool, follow: bool = False) -> Choice:
+def lowest(
+    calculation: Calculation,
+    cheap: CheapFock,
+    own: State,
+    own_converged: bool,
+    compare: bool = True,
+    follow: bool = False,
+) -> Choice:
     """The lower one of two states: that of cheap cycles from the guess, and the one that minao's density leads to.
 
     cheap: operator to compare in; where the two are closer than the thin grid can tell, that of full precision decides.
-    own_converged: whether the cheap cycles are; they are run again by PySCF's DIIS otherwise. follow: go on along modes
-    of negative curvature.
+    own_converged: whether the cheap cycles are; they are run again by PySCF's DIIS otherwise. compare: with the state
+    of minao's density; the one from the guess goes on whatever its energy otherwise. follow: go on along modes of
+    negative curvature.
     """
     operator = cheap.thinned()
     twin = Twin(calculation, operator)
     mine = Outcome(own, twin.energy(own), True, 0) if own_converged else twin.scf(own.dm, _MAX_CYCLE)
-    other = twin.scf(calculation.minao(), _MAX_CYCLE)
-    best, origin = _lower(calculation, cheap, mine, other)
+    best, origin = mine, "guess"
+    if compare:
+        best, origin = _lower(calculation, cheap, mine, twin.scf(calculation.minao(), _MAX_CYCLE))
     second_order = False
     if not best.converged and calculation.whole_occupations:
         solved = twin.newton(best.state, _MAX_MACRO)

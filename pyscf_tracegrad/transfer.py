@@ -36,11 +36,13 @@ def native_molecule(mol: gto.Mole, basis: str) -> gto.Mole:
 
 def cross_overlap(native: gto.Mole, mol: gto.Mole) -> Array:
     """S_AB (nao of native, nao of mol)."""
-    name = "int1e_ovlp_cart" if mol.cart else "int1e_ovlp_sph"
-    if not mol.cart:
-        return np.asarray(gto.intor_cross(name, native, mol))
-    # `intor_cross` wants both spherical or both Cartesian: take both Cartesian and contract the first
-    return np.asarray(native.cart2sph_coeff(normalized="sp").T @ gto.intor_cross(name, native, mol))
+    if native.cart == mol.cart:
+        return np.asarray(gto.intor_cross("int1e_ovlp_cart" if mol.cart else "int1e_ovlp_sph", native, mol))
+    # `intor_cross` wants both spherical or both Cartesian: take both Cartesian and contract the spherical one
+    cross = gto.intor_cross("int1e_ovlp_cart", native, mol)
+    if mol.cart:
+        return np.asarray(native.cart2sph_coeff(normalized="sp").T @ cross)
+    return np.asarray(cross @ mol.cart2sph_coeff(normalized="sp"))
 
 
 def transform_correction(correction: Array, ovlp_native: Array, cross: Array) -> Array:
@@ -52,8 +54,17 @@ def transform_correction(correction: Array, ovlp_native: Array, cross: Array) ->
 
 def project_density(occupied: Array, cross: Array, ovlp: Array) -> Any:
     """Closed-shell density (nao, nao) of projected occupied orbitals (nao of native, nocc), tagged."""
+    mo_coeff = project_orbitals(occupied, cross, ovlp)
+    return lib.tag_array(2.0 * mo_coeff @ mo_coeff.T, mo_coeff=mo_coeff, mo_occ=np.full(mo_coeff.shape[1], 2.0))
+
+
+def project_orbitals(occupied: Array, cross: Array, ovlp: Array) -> Array:
+    """Orbitals (nao of native, n) projected into the user's basis and orthonormalised symmetrically: (nao of mol, n).
+
+    cross: S_AB; ovlp: S_BB.
+    """
     orthogonal = canonical_orthogonalisation(ovlp, _NEAR_DEPENDENT)
     in_orthogonal = orthogonal.T @ (cross.T @ occupied)
     values, vectors = np.linalg.eigh(in_orthogonal.T @ in_orthogonal)
-    mo_coeff = orthogonal @ (in_orthogonal @ ((vectors / np.sqrt(np.maximum(values, 1e-12))) @ vectors.T))
-    return lib.tag_array(2.0 * mo_coeff @ mo_coeff.T, mo_coeff=mo_coeff, mo_occ=np.full(mo_coeff.shape[1], 2.0))
+    projected: Array = orthogonal @ (in_orthogonal @ ((vectors / np.sqrt(np.maximum(values, 1e-12))) @ vectors.T))
+    return projected

@@ -103,7 +103,7 @@ class Twin:
 
         def get_veff(_mol: Any = None, dm: Any = None, *_: Any, **__: Any) -> Any:
             dm = mf.make_rdm1() if dm is None else dm
-            energy, fock = self._energy_and_fock(_in_form(calculation, dm))
+            energy, fock = self._energy_and_fock(calculation.in_form(dm))
             # where a solvent is attached PySCF adds its potential and energy; they are in the operator already
             return lib.tag_array(fock - calculation.hcore, electronic=energy, v_solvent=0.0, e_solvent=0.0)
 
@@ -143,10 +143,3 @@ class Twin:
         entropy = self.calculation.entropy_of(mf)
         state = State(mo_coeff, mo_occ, mf.make_rdm1(mo_coeff, mo_occ), homo_lumo_gap(mo_energy, mo_occ), entropy)
         return Outcome(state, float(energy) - entropy, bool(converged), int(cycles))
-
-
-def _in_form(calculation: Calculation, dm: Any) -> Any:
-    """A density that PySCF made, with two spins where the calculation has two."""
-    if calculation.form == "restricted" or np.ndim(dm) == 3:
-        return dm
-    return np.stack([0.5 * np.asarray(dm)] * 2)
