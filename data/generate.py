@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from data.apart import check_split
 from data.checks import check_theory
 from data.cluster import Workers, connect, memory_limit
 from data.errors import JournalError, SetFileError
@@ -117,6 +118,8 @@ def generate(set_file: SetFile, out: Path, a: argparse.Namespace) -> int:
     path = out.with_suffix(".journal")
     if a.export and not path.exists():
         raise SetFileError(f"there is nothing to export: no {path}")
+    if not a.export:
+        check_split(set_file.split, recipes)
     with Journal(path, theory_text(set_file)) as journal:
         enter(journal, recipes)
         if a.retry_failed:

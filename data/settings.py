@@ -125,6 +125,8 @@ class Split:
     kind: train (all), random (each structure by itself), molecule (all frames and ions of one molecule together), size
     (up to `train_atoms` atoms train, up to `val_atoms` val, the rest test), qh9-id and qh9-ood (the official splits of
     QH9-Stable; molecules that are not from QM9 train). val, test: shares of random and molecule. seed: of these two.
+    mixed: allow structures of one molecule in several splits, whose errors are then those of known molecules; a set
+    that would need it is refused otherwise.
     """
 
     kind: Literal["train", "random", "molecule", "size", "qh9-id", "qh9-ood"] = "train"
@@ -133,6 +135,7 @@ class Split:
     seed: int = 0
     train_atoms: int = 20
     val_atoms: int = 22
+    mixed: bool = False
 
     def __post_init__(self) -> None:
         _require(self.kind in SPLITS, f"split.kind {self.kind!r} is unknown; known are {', '.join(SPLITS)}")
