@@ -27,7 +27,16 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 VERSION = 1
-_OTHER = ("no such", "has no column", "decode", "may not be", "already a", "cannot modify", "views")  # SQLite's words
+_OTHER = (
+    "no such",
+    "has no column",
+    "columns but",
+    "decode",
+    "may not be",
+    "already a",
+    "cannot modify",
+    "views",
+)  # SQLite's words
 _TABLES = """
 CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS seed (
@@ -114,7 +123,7 @@ class Journal:
                 f"{self.path}: a result could not be written ({error}); those before are safe. Make room and run the "
                 "same command again"
             ) from None
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise JournalError(f"{self.path}: not a journal, or damaged ({error}); remove it to start anew") from None
 
     @contextmanager
@@ -152,7 +161,7 @@ class Journal:
         with self._errors(), self._transaction():
             self._db.executemany("INSERT OR IGNORE INTO seed (name, recipe) VALUES (?, ?)", recipes)
             known = dict(self._db.execute("SELECT name, recipe FROM seed").fetchall())
-        changed = [name for name, recipe in recipes if known[name] != recipe]
+        changed = [name for name, recipe in recipes if known.get(name) != recipe]
         if changed:
             raise JournalError(
                 f"{self.path}: {changed[0]} (and {len(changed) - 1} others) were made from another source or with "
@@ -176,8 +185,8 @@ class Journal:
 
     def structure(self, name: str) -> Structure:
         """One structure."""
-        (blob,) = self._rows("SELECT geometry FROM structure WHERE name = ?", name)[0]
         with self._damage(name):
+            ((blob,),) = self._rows("SELECT geometry FROM structure WHERE name = ?", name)
             return _structure(blob)
 
     def structures(self, seed: str) -> list[Structure]:
@@ -188,8 +197,8 @@ class Journal:
 
     def label(self, name: str) -> LabelRow | None:
         """The label of a structure, None where there is none."""
-        geometry, label = self._rows("SELECT geometry, label FROM structure WHERE name = ?", name)[0]
         with self._damage(name):
+            ((geometry, label),) = self._rows("SELECT geometry, label FROM structure WHERE name = ?", name)
             return None if label is None else _label(_structure(geometry), label)
 
     def prepared(self, seed: str, structures: Sequence[Structure]) -> None:

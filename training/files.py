@@ -38,11 +38,10 @@ def read_arrays(source: Path | bytes) -> dict[str, NDArray]:
 
     Raises OSError where it cannot be read, ValueError where it is none or damaged.
     """
+    content = source if isinstance(source, bytes) else source.read_bytes()
     try:
-        with zipfile.ZipFile(io.BytesIO(source) if isinstance(source, bytes) else source) as archive:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return {entry.filename.removesuffix(".npy"): _member(archive, entry) for entry in archive.infolist()}
-    except OSError:
-        raise
     except Exception as error:  # noqa: BLE001  (whatever zipfile, zlib and NumPy meet in a damaged file)
         raise ValueError(f"not a file of arrays, or damaged ({' '.join(str(error).split())})") from None
 

@@ -41,7 +41,7 @@ _COLUMNS: dict[str, tuple[str, int | None]] = {
     **dict.fromkeys(("fock", "energy", "gradient_norm", "seconds"), (REAL, None)),
     "positions": (REAL, 3),
 }
-_FARTHEST = 1e5  # bohr from the origin; beyond it a position is no molecule's
+FARTHEST = 1e5  # bohr from the origin; beyond it a position is no molecule's
 _ELEMENTS = 118
 
 
@@ -82,8 +82,8 @@ class Label:
             raise LabelError(f"{self.name}: the label holds NaN or infinite numbers; remove it or label it again")
         if not ((self.atomic_numbers > 0) & (self.atomic_numbers <= _ELEMENTS)).all():
             raise LabelError(f"{self.name}: atomic numbers that no element has; remove it or label it again")
-        if np.abs(self.positions).max(initial=0.0) > _FARTHEST:
-            raise LabelError(f"{self.name}: atoms farther than {_FARTHEST:g} bohr away; remove it or label it again")
+        if np.abs(self.positions).max(initial=0.0) > FARTHEST:
+            raise LabelError(f"{self.name}: atoms farther than {FARTHEST:g} bohr away; remove it or label it again")
         electrons = int(self.atomic_numbers.sum()) - self.charge
         if electrons <= 0 or electrons % 2:
             raise LabelError(f"{self.name}: {electrons} electrons at charge {self.charge}; labels are of closed shells")
@@ -120,7 +120,7 @@ class LabelFile:
             self._file = open_file(self.path)
         except (OSError, ValueError) as error:  # a name with NUL is a ValueError
             raise LabelError(f"{path}: not a readable HDF5 file ({error})") from None
-        with self._named():
+        with self._named(), damage():
             self._open()
 
     @contextmanager
@@ -173,7 +173,7 @@ class LabelFile:
 
     def column(self, name: str) -> NDArray | None:
         """All of a dataset but `fock`, by its name, None where there is none. Raises LabelError."""
-        with self._named():
+        with self._named(), damage():
             found = self._dataset(name)
             return None if found is None else column(found)
 
