@@ -22,7 +22,9 @@ from data.structure import Structure
 def structure(
     name: str, parent: str = "", gdb_index: int = -1, n_hydrogen: int = 2, charge: int = 0, frame: int = 0
 ) -> Structure:
-    """A chain of hydrogen atoms, the first helium where the number is odd: only names and counts matter here. Those of one number are one molecule."""
+    """A chain of hydrogen atoms, the first helium where the number is odd: only names and counts matter here.
+    Those of one number are one molecule.
+    """
     positions = 2.0 * np.arange(n_hydrogen)[:, None] * [1.0, 0, 0]
     numbers = np.ones(n_hydrogen, dtype=np.int64)
     if (n_hydrogen - charge) % 2:
