@@ -1,5 +1,8 @@
 """Workers: Dask's own local cluster, or a scheduler that is running already, and the flow of tasks to them.
 
+Who may give tasks to a cluster may run any program as its owner. The local one therefore listens on this machine only
+and asks for a key (TLS) that is made for the run, kept in memory and known to its own processes alone.
+
 A local worker is a process with its own memory limit: Dask's nanny ends it at 95 % and starts another. Dask's spilling
 and pausing are off, because the memory is PySCF's and would not come back by either.
 """
@@ -9,10 +12,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from typing import Any, Generic, TypeVar
 
 from data.errors import JournalError, SetFileError
@@ -25,6 +31,7 @@ _START_SECONDS = 300
 _TEND_SECONDS = 3
 _WAIT_SECONDS = 5
 _FETCH_SECONDS = 30
+_LOOPBACK = "127.0.0.1"
 _PER_WORKER = 2  # tasks in flight for each worker: one runs, one is there when it ends
 
 
@@ -164,20 +171,25 @@ def was_killed(future: Any) -> bool:
     return type(future.exception()).__name__ == "KilledWorker"
 
 
-@contextmanager
-def connect(
-    scheduler: str | None, workers: int, threads: int, label_memory: int, preload: Sequence[str] = ("data.preload",)
-) -> Iterator[Workers]:
-    """Workers of the scheduler at an address, or of a local cluster of processes that ends with this context.
+@cache  # one key for a process, and one note
+def _security() -> Any:
+    """Dask's `Security` with a fresh key for the processes of a run, or None where `cryptography` is missing."""
+    from distributed import Security
 
-    threads: per worker of the local cluster. label_memory: MB. preload: modules whose `dask_setup` a local worker runs
-    before its first task. Raises SetFileError where no scheduler answers.
-    """
-    import dask
-    from distributed import Client, LocalCluster
+    if find_spec("cryptography") is not None:
+        return Security.temporary()
+    print(
+        "note: the local workers ask for no key, as `cryptography` is not installed: whoever has an account on this "
+        "machine can run programs as you while they work. pip install cryptography",
+        file=sys.stderr,
+    )
+    return None
 
+
+def _settings(threads: int, preload: Sequence[str], dashboard: bool) -> dict[str, Any]:
+    """Dask's settings of a local cluster."""
     count = str(threads)
-    settings = {
+    settings: dict[str, Any] = {
         "distributed.worker.memory.target": False,
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.pause": False,
@@ -190,7 +202,53 @@ def connect(
             "MALLOC_TRIM_THRESHOLD_": "65536",
         },
     }
-    with dask.config.set(settings), _quiet():
+    if not dashboard:  # Dask cannot do without its web servers; without pages they answer nothing
+        settings |= {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+    return settings
+
+
+def _local_cluster(label_memory: int, dashboard: bool) -> Any:
+    """A local cluster without workers yet: one that dies while the cluster starts would end it; `Workers` starts
+    them.
+    """
+    from distributed import LocalCluster
+
+    return LocalCluster(
+        host=_LOOPBACK,
+        security=_security(),
+        n_workers=0,
+        threads_per_worker=1,  # one molecule at a time; threads are PySCF's
+        processes=True,
+        memory_limit=f"{memory_limit(label_memory)}MB",
+        # any free port, so that two runs do not meet
+        scheduler_kwargs={"dashboard": dashboard, "dashboard_address": f"{_LOOPBACK}:0"},
+        silence_logs=logging.CRITICAL,
+    )
+
+
+@contextmanager
+def connect(
+    scheduler: str | None,
+    workers: int,
+    threads: int,
+    label_memory: int,
+    preload: Sequence[str] = ("data.preload",),
+    dashboard: bool = False,
+) -> Iterator[Workers]:
+    """Workers of the scheduler at an address, or of a local cluster of processes that ends with this context.
+
+    threads: per worker of the local cluster. label_memory: MB. preload: modules whose `dask_setup` a local worker runs
+    before its first task. dashboard: Dask's web pages of the local cluster, without a key, for this machine only; their
+    address is printed. Raises SetFileError where no scheduler answers, and where a dashboard is not possible.
+    """
+    import dask
+    from distributed import Client
+
+    if dashboard and scheduler is not None:
+        raise SetFileError("--dashboard is of the local cluster; a scheduler of --scheduler has its own")
+    if dashboard and find_spec("bokeh") is None:
+        raise SetFileError("--dashboard needs bokeh, which is not installed: pip install bokeh")
+    with dask.config.set(_settings(threads, preload, dashboard)), _quiet():
         if scheduler is not None:
             try:
                 client = Client(scheduler, timeout=_CONNECT_SECONDS)
@@ -199,15 +257,7 @@ def connect(
             with client:
                 yield Workers(client)
             return
-        with (
-            LocalCluster(
-                n_workers=0,  # a worker that dies while the cluster starts would end it; `Workers` starts them
-                threads_per_worker=1,  # one molecule at a time; threads are PySCF's
-                processes=True,
-                memory_limit=f"{memory_limit(label_memory)}MB",
-                dashboard_address=":0",  # any free port, so that two runs do not meet
-                silence_logs=logging.CRITICAL,
-            ) as cluster,
-            Client(cluster) as client,
-        ):
+        with _local_cluster(label_memory, dashboard) as cluster, Client(cluster) as client:
+            if dashboard:
+                print(f"dashboard: {client.dashboard_link}", file=sys.stderr)
             yield Workers(client, cluster, workers)

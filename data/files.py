@@ -17,7 +17,7 @@ from data.errors import MoleculeError, SetFileError
 from data.identity import stretch
 from data.settings import Source
 from data.smiles import check_graph
-from data.structure import Array, Structure
+from data.structure import MOST_ATOMS, Array, Structure
 
 Named = tuple[str, Structure]  # the name that the file gives it, or empty
 
@@ -28,8 +28,10 @@ _NOBLE = (2, 10, 18, 36, 54, 86)
 _SHORT, _LONG = 0.7, 1.4
 _SHOWN = 60  # letters of a line in a message
 _ACTINIDES = 89  # U=O has 0.67
+_LARGEST_CHARGE = 1000
 _WHOLE = 1e-3  # of a sum of partial charges
 _CHARGE = re.compile(r"\b(total_)?charge\b", re.IGNORECASE)
+_LARGE = re.compile(r"[0-9]{4}")  # ASE makes room for as many columns as a line claims
 _COLUMNS = re.compile(r"\bproperties\s*=\s*(\"[^\"]*\"|\S+)", re.IGNORECASE)  # one may be of partial charges
 
 
@@ -139,6 +141,10 @@ def _xyz_frames(path: Path) -> Iterator[tuple[Any, str]]:
     k = 0
     for k, (line, block) in enumerate(_xyz_blocks(path), start=1):
         where = f"{path}, frame {k} (line {line})"
+        if len(block) - 2 > MOST_ATOMS or _LARGE.search(" ".join(_COLUMNS.findall(block[1]))):
+            raise SetFileError(
+                f"{where}: more atoms than can be labelled ({MOST_ATOMS}), or more columns than there are"
+            )
         try:
             atoms = ase.io.read(StringIO("\n".join(block) + "\n"), index=0, format="extxyz")
         except KeyError as error:
@@ -251,13 +257,18 @@ def _stated_charge(stated: dict[str, Any], default: object, where: str) -> int:
         whole = abs(float(value) - charge) < _WHOLE
     except (TypeError, ValueError, OverflowError):
         whole = False
-    if not whole:
-        raise SetFileError(f"{where}: the charge {value} is not an integer")
+    if not whole or abs(charge) > _LARGEST_CHARGE:
+        raise SetFileError(f"{where}: the charge {value} is not an integer, or no charge of a molecule")
     return charge
 
 
 def _check_file(path: Path) -> None:
-    if not path.is_file():
+    """Raises SetFileError where a path is no file, or an empty one."""
+    try:
+        found = path.is_file()
+    except ValueError:  # NUL in its name
+        found = False
+    if not found:
         raise SetFileError(f"{path}: no such file; paths are relative to the set file")
     if not path.stat().st_size:
         raise SetFileError(f"{path}: empty")

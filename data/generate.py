@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from data.apart import check_split
 from data.checks import check_theory
 from data.cluster import Workers, connect, memory_limit
 from data.errors import JournalError, SetFileError
@@ -117,12 +118,14 @@ def generate(set_file: SetFile, out: Path, a: argparse.Namespace) -> int:
     path = out.with_suffix(".journal")
     if a.export and not path.exists():
         raise SetFileError(f"there is nothing to export: no {path}")
+    if not a.export:
+        check_split(set_file.split, recipes)
     with Journal(path, theory_text(set_file)) as journal:
         enter(journal, recipes)
         if a.retry_failed:
             journal.retry_failed()
         if not a.export:
-            with connect(a.scheduler, a.workers, a.threads, set_file.labels.memory) as workers:
+            with connect(a.scheduler, a.workers, a.threads, set_file.labels.memory, dashboard=a.dashboard) as workers:
                 work_off(journal, recipes, set_file, workers)
         failures = journal.failures({seed.name for _, seed in recipes})
         n = export(set_file, recipes, journal, out) if journal.size() else 0
@@ -156,6 +159,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes of the local cluster")
     parser.add_argument("--threads", type=positive, default=1, help="threads of each; pays for large molecules only")
     parser.add_argument("--scheduler", help="address of a running Dask scheduler, instead of a local cluster")
+    parser.add_argument("--dashboard", action="store_true", help="web pages of the local cluster, on this machine")
     parser.add_argument("--exact", action="store_true", help="label by plain runs instead of the fast recipe")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--retry-failed", action="store_true", help="try again what failed before")

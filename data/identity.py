@@ -1,8 +1,9 @@
-"""Which molecule a structure is: its bonds by distance, and a key that tells leaks between splits."""
+"""Which molecule a structure is: its bonds by distance, and the keys that tell leaks between splits."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 
 import numpy as np
@@ -17,6 +18,7 @@ BONDED = 1.3  # times the sum of covalent radii: F2 has 1.24
 _BONDED_HEAVY = 1.2  # where neither is of the first two rows: Br...I in CHBrI has 1.24
 _VALENCES = {1: 1, 5: 4, 6: 4, 7: 4, 8: 3, 9: 1}  # largest numbers of neighbours; other elements have no bound
 _BOND_ORDER_STEPS = 20000  # of RDKit's search, which is exponential in conjugated rings; below 1 s
+_PROTONS = re.compile(r"/p[^/]*")
 _CONNECTIVITY = "/SNon"  # InChI option: no stereo layers
 
 
@@ -66,16 +68,89 @@ def inchi(structure: Structure) -> str:
     return graph_key(structure)
 
 
+def inchi_keys(structure: Structure) -> set[str]:
+    """InChI by the geometry, without stereo layers; empty where no Lewis structure fits, or only one with fragments of
+    opposite charges, as of a broken bond. That of an ion is without the layer of its protons, so that an ion at a
+    heteroatom has the key of its neutral molecule.
+    """
+    from rdkit import Chem, rdBase
+
+    with rdBase.BlockLogs():
+        mol = _from_geometry(structure)
+        if mol is None:
+            return set()
+        fragments = Chem.GetMolFrags(mol, asMols=True, sanitizeFrags=False)
+        if sum(abs(Chem.GetFormalCharge(fragment)) for fragment in fragments) > abs(structure.charge):
+            return set()
+        return _inchi_of(mol, bool(structure.charge))
+
+
+def smiles_keys(structure: Structure) -> set[str]:
+    """As `inchi_keys`, by the SMILES that the structure has, its own or that of the molecule that it is an ion of."""
+    from rdkit import Chem, rdBase
+
+    if not structure.smiles:
+        return set()
+    with rdBase.BlockLogs():
+        mol = Chem.MolFromSmiles(structure.smiles)
+        if mol is None or composition_of(mol) != composition(structure):
+            return set()
+        return _inchi_of(mol, bool(Chem.GetFormalCharge(mol)))
+
+
+def is_inchi(key: str) -> bool:
+    """Whether a key is an InChI."""
+    return key.startswith("InChI=")
+
+
+def _inchi_of(mol: object, charged: bool) -> set[str]:
+    from rdkit import Chem
+
+    key = str(Chem.MolToInchi(mol, options=_CONNECTIVITY)) if mol is not None else ""
+    if charged:
+        key = _PROTONS.sub("", key)
+    return {key} if key else set()
+
+
+def composition(structure: Structure) -> str:
+    """Heavy atoms, and hydrogens but for the protons of the charge: the same for a molecule and its ions."""
+    return _composition(structure.atomic_numbers.tolist(), structure.charge)
+
+
+def composition_of(mol: object) -> str:
+    """As `composition`, of an RDKit molecule."""
+    from rdkit import Chem
+
+    atoms = Chem.AddHs(mol).GetAtoms()
+    return _composition([atom.GetAtomicNum() for atom in atoms], Chem.GetFormalCharge(mol))
+
+
+def _composition(numbers: list[int], charge: int) -> str:
+    counts = Counter(elements.ELEMENTS[z] for z in numbers if z > 1)
+    return "".join(f"{symbol}{counts[symbol]}" for symbol in sorted(counts)) + f"+H{numbers.count(1) - charge}"
+
+
 def graph_key(structure: Structure) -> str:
     """`formula/charge/hash` of the bonds by distance, without bond orders: Weisfeiler and Lehman's colours, as many
     rounds as atoms. Independent of the order of the atoms; the same for every frame. Needs nothing but distances.
     """
-    bonded = bonds(structure)
-    colours = [elements.ELEMENTS[z] for z in structure.atomic_numbers]
-    for _ in range(structure.n_atoms):
-        around = ["".join(sorted(colours[j] for j in np.flatnonzero(row))) for row in bonded]
+    symbols = [elements.ELEMENTS[z] for z in structure.atomic_numbers]
+    return f"{formula(structure)}/{structure.charge:+d}/{_graph_hash(symbols, bonds(structure))}"
+
+
+def skeleton_key(structure: Structure) -> str:
+    """As `graph_key`, of the heavy atoms alone; hydrogens as in `composition`. The same for a molecule and its ions."""
+    heavy = np.flatnonzero(structure.atomic_numbers > 1)
+    symbols = [elements.ELEMENTS[z] for z in structure.atomic_numbers[heavy]]
+    return f"{composition(structure)}/{_graph_hash(symbols, bonds(structure)[np.ix_(heavy, heavy)])}"
+
+
+def _graph_hash(colours: list[str], bonded: Bonds) -> str:
+    neighbours = [np.flatnonzero(row).tolist() for row in bonded]
+    for _ in colours:
+        around = ["".join(sorted(colours[j] for j in row)) for row in neighbours]
         colours = [_digest(f"{own}({others})") for own, others in zip(colours, around, strict=True)]
-    return f"{formula(structure)}/{structure.charge:+d}/{_digest(''.join(sorted(colours)))}"
+    return _digest("".join(sorted(colours)))
 
 
 def formula(structure: Structure) -> str:

@@ -27,7 +27,7 @@ from scipy.spatial.distance import pdist
 from data.errors import SetFileError
 from data.hamiltonians import aos_of_element
 from data.labeltable import LabelTable, not_finite, read_table
-from data.splits import molecule_names
+from data.molecules import divided, known_names
 from data.structure import Structure
 from training.labels import LabelError
 
@@ -119,15 +119,8 @@ def _leaks(keys: Iterable[str], splits: Iterable[str]) -> list[str]:
     return [f"{key} in {' and '.join(sorted(parts))}" for key, parts in found.items() if len(parts) > 1]
 
 
-def _inchi_leaks(structures: Sequence[Structure], molecules: Sequence[str], splits: Sequence[str]) -> list[str]:
-    from data.identity import inchi
-
-    # an ion is told by its parent: its InChI is another one
-    order = sorted(range(len(structures)), key=lambda k: (structures[k].charge != 0, structures[k].frame))
-    first: dict[tuple[str, str], Structure] = {}
-    for k in order:
-        first.setdefault((molecules[k], splits[k]), structures[k])
-    return _leaks((inchi(structure) for structure in first.values()), (split for _, split in first))
+def _found_leaks(structures: Sequence[Structure], splits: Sequence[str]) -> list[str]:
+    return [f"{key} in {' and '.join(sorted(parts))}" for key, parts in divided(structures, splits)]
 
 
 def run_checks(table: LabelTable, gradient: float | None, with_inchi: bool = True) -> list[Check]:
@@ -137,7 +130,7 @@ def run_checks(table: LabelTable, gradient: float | None, with_inchi: bool = Tru
     good = [k for k, row in enumerate(rows) if isinstance(row, Structure)]
     structures = [row for row in rows if isinstance(row, Structure)]
     splits = [table.split[k] for k in good]
-    molecules = molecule_names(structures)
+    molecules = known_names(structures)
     nao = aos(table)
     infinite = ~np.isfinite(table.energy) & ~np.isnan(table.energy)
     no_energy, no_gradient = int(np.isnan(table.energy).sum()), int(np.isnan(table.gradient_norm).sum())
@@ -174,7 +167,7 @@ def run_checks(table: LabelTable, gradient: float | None, with_inchi: bool = Tru
         Check("no molecule in two splits", _leaks(molecules, splits), "by parent and QM9 index"),
     ]
     if with_inchi and len(set(splits)) > 1:
-        checks.append(Check("no molecule in two splits", _inchi_leaks(structures, molecules, splits), "by InChI"))
+        checks.append(Check("no molecule in two splits", _found_leaks(structures, splits), "by InChI"))
     return checks
 
 

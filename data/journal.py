@@ -13,7 +13,7 @@ import json
 import sqlite3
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,22 @@ import numpy as np
 
 from data.errors import JournalError, MoleculeError
 from data.structure import LabelRow, Structure
+from training.files import read_arrays
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 VERSION = 1
+_OTHER = (
+    "no such",
+    "has no column",
+    "columns but",
+    "decode",
+    "may not be",
+    "already a",
+    "cannot modify",
+    "views",
+)  # SQLite's words
 _TABLES = """
 CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS seed (
@@ -83,6 +94,7 @@ class Journal:
         # kept until the file is closed, also by a kill: a second run on the same file is refused
         self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
         self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute("PRAGMA trusted_schema = OFF")  # triggers and views of a journal from elsewhere
         with self._transaction():
             for statement in _TABLES.split(";"):
                 self._db.execute(statement)
@@ -103,12 +115,26 @@ class Journal:
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
                 raise JournalError(f"{self.path}: another run is writing it; wait for it or stop it") from None
+            if any(words in str(error) for words in _OTHER):
+                raise JournalError(
+                    f"{self.path}: not a journal, or damaged ({error}); remove it to start anew"
+                ) from None
             raise JournalError(
                 f"{self.path}: a result could not be written ({error}); those before are safe. Make room and run the "
                 "same command again"
             ) from None
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise JournalError(f"{self.path}: not a journal, or damaged ({error}); remove it to start anew") from None
+
+    @contextmanager
+    def _damage(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            reason = " ".join(str(error).split())
+            raise JournalError(
+                f"{self.path}: what it has of {name} is damaged ({reason}); copy it again, or remove it to start anew"
+            ) from None
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -135,7 +161,7 @@ class Journal:
         with self._errors(), self._transaction():
             self._db.executemany("INSERT OR IGNORE INTO seed (name, recipe) VALUES (?, ?)", recipes)
             known = dict(self._db.execute("SELECT name, recipe FROM seed").fetchall())
-        changed = [name for name, recipe in recipes if known[name] != recipe]
+        changed = [name for name, recipe in recipes if known.get(name) != recipe]
         if changed:
             raise JournalError(
                 f"{self.path}: {changed[0]} (and {len(changed) - 1} others) were made from another source or with "
@@ -159,17 +185,21 @@ class Journal:
 
     def structure(self, name: str) -> Structure:
         """One structure."""
-        return _structure(self._rows("SELECT geometry FROM structure WHERE name = ?", name)[0][0])
+        with self._damage(name):
+            ((blob,),) = self._rows("SELECT geometry FROM structure WHERE name = ?", name)
+            return _structure(blob)
 
     def structures(self, seed: str) -> list[Structure]:
         """All structures of a molecule, in the order in which they were made, labelled or not."""
         query = "SELECT geometry FROM structure WHERE seed = ? ORDER BY place"
-        return [_structure(blob) for (blob,) in self._rows(query, seed)]
+        with self._damage(seed):
+            return [_structure(blob) for (blob,) in self._rows(query, seed)]
 
     def label(self, name: str) -> LabelRow | None:
         """The label of a structure, None where there is none."""
-        geometry, label = self._rows("SELECT geometry, label FROM structure WHERE name = ?", name)[0]
-        return None if label is None else _label(_structure(geometry), label)
+        with self._damage(name):
+            ((geometry, label),) = self._rows("SELECT geometry, label FROM structure WHERE name = ?", name)
+            return None if label is None else _label(_structure(geometry), label)
 
     def prepared(self, seed: str, structures: Sequence[Structure]) -> None:
         """Enter the structures made of a molecule; entering them again changes nothing.
@@ -238,11 +268,16 @@ def _geometry_blob(s: Structure) -> bytes:
     return _pack(atomic_numbers=s.atomic_numbers, positions=s.positions, rest=json.dumps(rest))
 
 
-def _structure(blob: bytes) -> Structure:
-    with np.load(io.BytesIO(blob)) as data:
-        return Structure(
-            atomic_numbers=data["atomic_numbers"], positions=data["positions"], **json.loads(str(data["rest"]))
-        )
+def _structure(blob: Any) -> Structure:
+    """Raises ValueError, KeyError or TypeError for what is none."""
+    data = read_arrays(bytes(memoryview(blob)))
+    rest = json.loads(str(data["rest"]))
+    kinds = {f.name: str(f.type) for f in fields(Structure) if f.name not in ("atomic_numbers", "positions")}
+    if {name: type(value).__name__ for name, value in rest.items()} != kinds:
+        raise ValueError(f"{', '.join(map(str, rest))} are not the facts of a structure")
+    if data["atomic_numbers"].dtype.kind not in "iu" or data["positions"].dtype.kind != "f":
+        raise ValueError("atoms and positions are not numbers")
+    return Structure(atomic_numbers=data["atomic_numbers"], positions=data["positions"], **rest)
 
 
 def _label_blob(row: LabelRow) -> bytes:
@@ -250,7 +285,10 @@ def _label_blob(row: LabelRow) -> bytes:
     return _pack(fock=row.fock, numbers=np.array(numbers))
 
 
-def _label(structure: Structure, blob: bytes) -> LabelRow:
-    with np.load(io.BytesIO(blob)) as data:
-        energy, gradient, cycles, seconds = data["numbers"].tolist()
-        return LabelRow(structure, data["fock"], energy, gradient, int(cycles), seconds)
+def _label(structure: Structure, blob: Any) -> LabelRow:
+    """Raises as `_structure`."""
+    data = read_arrays(bytes(memoryview(blob)))
+    energy, gradient, cycles, seconds = data["numbers"].tolist()
+    if data["fock"].dtype != np.float32:
+        raise ValueError(f"a Fock matrix of {data['fock'].dtype}")
+    return LabelRow(structure, data["fock"], float(energy), float(gradient), int(cycles), float(seconds))

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -85,7 +84,7 @@ def read_table(paths: Sequence[Path]) -> LabelTable:
         raise LabelError(f"{', '.join(map(str, paths))}: holds no labels")
     by_file = [_columns(file) for file in labels]
     columns = {key: np.concatenate([c[key] for c in by_file]) for key in by_file[0]}
-    attributes = [_attributes(path) for path in paths]
+    attributes = [tuple(file.attribute(key) or "not stated" for key in ("conv", "source")) for file in labels]
     return LabelTable(
         paths=tuple(paths),
         xc=labels[0].theory.xc,
@@ -100,28 +99,30 @@ def read_table(paths: Sequence[Path]) -> LabelTable:
         frame=columns["frame"].astype(np.int64),
         n_atoms=columns["n_atoms"],
         fock_size=columns["fock_size"],
-        energy=columns["energy"],
+        energy=columns["energy"].astype(np.float64),
         gradient_norm=columns["gradient_norm"].astype(np.float64),
         atomic_numbers=columns["atomic_numbers"].astype(np.int64),
-        positions=columns["positions"],
+        positions=columns["positions"].astype(np.float64),
     )
 
 
-def _attributes(path: Path) -> tuple[str, str]:
-    with h5py.File(path, "r") as file:
-        return str(file.attrs.get("conv", "not stated")), str(file.attrs.get("source", "not stated"))
-
-
 def _columns(labels: LabelFile) -> dict[str, NDArray]:
-    n = len(labels)
-    defaults = {"gdb_index": -1, "frame": 0, "gradient_norm": np.nan}
-    with h5py.File(labels.path, "r") as file:
-        columns = {key: file[key][:] if key in file else np.full(n, value) for key, value in defaults.items()}
-        columns |= {key: file[key][:] for key in ("energy", "atomic_numbers", "positions")}
-        columns |= {"n_atoms": np.diff(file["atom_offsets"][:]), "fock_size": np.diff(file["fock_offsets"][:])}
-        parents = file["parent"].asstr()[:] if "parent" in file else [_SUFFIX.sub("", name) for name in labels.names]
-    columns |= {"name": np.array(labels.names, dtype=object), "parent": np.array(parents, dtype=object)}
-    return columns | {"split": np.array(labels.splits, dtype=object), "charge": np.asarray(labels.charges)}
+    defaults = {
+        "gdb_index": -1,
+        "frame": 0,
+        "gradient_norm": np.nan,
+        "parent": [_SUFFIX.sub("", name) for name in labels.names],
+        "energy": np.nan,
+        "atomic_numbers": 0,
+        "positions": 0,
+    }
+    columns: dict[str, NDArray] = {}
+    for key, default in defaults.items():
+        found = labels.column(key)
+        columns[key] = np.full(len(labels), default, dtype=object) if found is None else found
+    columns |= {"n_atoms": np.diff(labels.atom_offsets), "fock_size": np.diff(labels.fock_offsets)}
+    columns |= {"name": np.array(labels.names, dtype=object), "split": np.array(labels.splits, dtype=object)}
+    return columns | {"charge": np.asarray(labels.charges)}
 
 
 def not_finite(table: LabelTable) -> list[int]:
@@ -129,10 +130,9 @@ def not_finite(table: LabelTable) -> list[int]:
     found: list[int] = []
     first = 0
     for path in table.paths:
-        with h5py.File(path, "r") as file:
-            offsets, fock = file["fock_offsets"][:], file["fock"]
-            for start in range(0, int(offsets[-1]), _BLOCK):
-                bad = np.flatnonzero(~np.isfinite(fock[start : start + _BLOCK])) + start
-                found += (first + np.unique(np.searchsorted(offsets, bad, side="right") - 1)).tolist()
-        first += len(offsets) - 1
+        labels = LabelFile(path)
+        for start in range(0, int(labels.fock_offsets[-1]), _BLOCK):
+            bad = np.flatnonzero(~np.isfinite(labels.fock(start, start + _BLOCK))) + start
+            found += (first + np.unique(np.searchsorted(labels.fock_offsets, bad, side="right") - 1)).tolist()
+        first += len(labels)
     return sorted(set(found))

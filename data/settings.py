@@ -7,6 +7,7 @@ below. `data/sets/smoke.toml` is an example.
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ KINDS = ("smiles", "xyz", "sdf", "ase", "qm9")
 UNITS = ("angstrom", "bohr")
 SPLITS = ("train", "random", "molecule", "size", "qh9-id", "qh9-ood")
 IONS = ("", "protonate", "deprotonate")
+_MOST = 1_000_000  # of what one molecule has; more is a slip of the pen
 
 
 def _require(condition: bool, message: str) -> None:
@@ -62,7 +64,7 @@ class LabelSettings:
 
     def __post_init__(self) -> None:
         _require(1e-9 <= self.gradient <= 1e-2, f"labels.gradient is 1e-9 to 1e-2, not {self.gradient}")
-        _require(self.minutes > 0, f"labels.minutes must be positive, not {self.minutes}")
+        _require(0 < self.minutes < math.inf, f"labels.minutes must be positive, not {self.minutes}")
         _require(self.memory >= 500, f"labels.memory is in MB and at least 500, not {self.memory}")
 
 
@@ -105,7 +107,12 @@ class Source:
         _require(self.ions in IONS, f"source.ions {self.ions!r} is unknown; known are {', '.join(IONS[1:])}")
         for name, least in (("count", 0), ("seed", 0), ("max_atoms", 0), ("frames", 0), ("sites", 1)):
             _require(getattr(self, name) >= least, f"source.{name} must be at least {least}")
-        _require(self.temperature > 0 and self.interval > 0, "source.temperature and source.interval must be positive")
+        for name in ("frames", "sites"):
+            _require(getattr(self, name) <= _MOST, f"source.{name} is at most {_MOST}, not {getattr(self, name)}")
+        _require(abs(self.charge) <= _MOST, f"source.charge {self.charge} is no charge of a molecule")
+        for name in ("temperature", "interval"):
+            value = getattr(self, name)
+            _require(0 < value < math.inf, f"source.{name} must be positive, not {value}")
         _require(
             all(isinstance(s, str) for s in self.smiles + self.files), "source.smiles and source.files are strings"
         )
@@ -125,6 +132,8 @@ class Split:
     kind: train (all), random (each structure by itself), molecule (all frames and ions of one molecule together), size
     (up to `train_atoms` atoms train, up to `val_atoms` val, the rest test), qh9-id and qh9-ood (the official splits of
     QH9-Stable; molecules that are not from QM9 train). val, test: shares of random and molecule. seed: of these two.
+    mixed: allow structures of one molecule in several splits, whose errors are then those of known molecules; a set
+    that would need it is refused otherwise.
     """
 
     kind: Literal["train", "random", "molecule", "size", "qh9-id", "qh9-ood"] = "train"
@@ -133,6 +142,7 @@ class Split:
     seed: int = 0
     train_atoms: int = 20
     val_atoms: int = 22
+    mixed: bool = False
 
     def __post_init__(self) -> None:
         _require(self.kind in SPLITS, f"split.kind {self.kind!r} is unknown; known are {', '.join(SPLITS)}")
@@ -160,7 +170,7 @@ def read_set(path: Path) -> SetFile:
             data = tomllib.load(file)
     except OSError as error:
         raise SetFileError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, a name with NUL, brackets without end
         raise SetFileError(f"{path}: not a TOML file ({error})") from None
     try:
         return dataclasses.replace(_parse(data, path.stem), folder=path.parent)

@@ -9,9 +9,10 @@ import numpy as np
 from pyscf.data import nist
 
 from data.errors import MoleculeError, SetFileError
-from data.structure import Seed, Structure
+from data.structure import MOST_ATOMS, Seed, Structure
 from data.xtb import HEAVIEST
 
+_LONGEST = 10 * MOST_ATOMS  # characters; RDKit's time grows with them
 _MAX_ITERATIONS = 2000  # of the force field; it only has to come close to where GFN2-xTB takes over
 
 
@@ -20,11 +21,15 @@ def read_smiles(path: Path) -> list[tuple[str, str]]:
     and lines that start with `#` are skipped; raises SetFileError where the file cannot be read.
     """
     try:
+        if path.exists() and not path.is_file():  # a device, which may have no end
+            raise SetFileError(f"{path}: not a file")
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise SetFileError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise SetFileError(f"{path}: not a text file; write one SMILES a line, a name may follow it") from None
+    except ValueError as error:  # NUL in its name
+        raise error if isinstance(error, SetFileError) else SetFileError(f"{path}: cannot be read ({error})") from None
     entries = []
     for number, line in enumerate(lines, start=1):
         if line.strip() and not line.lstrip().startswith("#"):
@@ -44,6 +49,8 @@ def check_smiles(smiles: str, where: str) -> None:
     """Raise SetFileError, which names the SMILES and `where` it stands, for one that no label can be made of."""
     from rdkit import Chem, rdBase
 
+    if len(smiles) > _LONGEST:
+        raise SetFileError(f"{where}: a SMILES of {len(smiles)} characters; molecules have at most {MOST_ATOMS} atoms")
     what = f"{where}: the SMILES {smiles!r}"
     with rdBase.BlockLogs():
         mol = Chem.MolFromSmiles(smiles)
@@ -52,6 +59,8 @@ def check_smiles(smiles: str, where: str) -> None:
     if not mol.GetNumAtoms():
         raise SetFileError(f"{where}: the SMILES is empty")
     check_graph(mol, what)
+    if (n := Chem.AddHs(mol).GetNumAtoms()) > MOST_ATOMS:
+        raise SetFileError(f"{what} has {n} atoms, more than can be labelled ({MOST_ATOMS})")
     fragments = len(Chem.GetMolFrags(mol))
     if fragments > 1:
         raise SetFileError(

@@ -17,9 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
+from data.molecules import divided, known_names, molecule_names
 from data.settings import Split
 from data.structure import Structure
 
@@ -54,7 +53,8 @@ def assign(split: Split, structures: Sequence[Structure]) -> list[str]:
     random and molecule have exact shares of the structures or molecules, rounded, at least one for a share above 0 and
     at least one left to train. They sort by a hash of seed and name: the first of the order are val, the last test. A
     set that grows keeps its molecules where they are, but for those next to the two borders. A molecule is all
-    structures that are linked by a parent or a QM9 index; ions and frames are among them.
+    structures that its source calls one, by a parent or a QM9 index, ions and frames among them. Only where that would
+    part structures that are found to be of one molecule (`molecules.molecule_names`), these count as one as well.
 
     qh9-id and qh9-ood go by the QM9 index, ions and frames as their molecule. What is not from QM9 (index -1) trains.
     The 3,054 molecules that QH9-Stable left out are in no official part: in qh9-id they train, in qh9-ood they go by
@@ -65,10 +65,15 @@ def assign(split: Split, structures: Sequence[Structure]) -> list[str]:
     if split.kind == "random":
         return _by_hash(split, [s.name for s in structures])
     if split.kind == "molecule":
-        return _by_hash(split, molecule_names(structures))
+        return _by_molecule(split, structures)
     if split.kind == "size":
-        return [_by_size(s.n_atoms, split.train_atoms, split.val_atoms) for s in structures]
+        return [by_size(s.n_atoms, split.train_atoms, split.val_atoms) for s in structures]
     return _official(split.kind, structures)
+
+
+def _by_molecule(split: Split, structures: Sequence[Structure]) -> list[str]:
+    by_source = _by_hash(split, known_names(structures))
+    return _by_hash(split, molecule_names(structures)) if divided(structures, by_source) else by_source
 
 
 def _by_hash(split: Split, keys: list[str]) -> list[str]:
@@ -80,24 +85,8 @@ def _by_hash(split: Split, keys: list[str]) -> list[str]:
     return ["val" if key in val else "test" if key in test else "train" for key in keys]
 
 
-def molecule_names(structures: Sequence[Structure]) -> list[str]:
-    """Name of the molecule that each structure belongs to: the first parent, by the alphabet, of those linked with it.
-
-    Structures are linked by the same parent, and by the same QM9 index.
-    """
-    parents = sorted({s.parent for s in structures})
-    position = {parent: k for k, parent in enumerate(parents)}
-    links = [(position[s.parent], len(parents) + s.gdb_index) for s in structures if s.gdb_index >= 0]
-    size = len(parents) + max((s.gdb_index for s in structures), default=-1) + 1
-    rows, columns = np.array(links, dtype=np.int64).reshape(-1, 2).T
-    _, component = connected_components(coo_matrix((np.ones(len(links)), (rows, columns)), shape=(size, size)))
-    first: dict[int, str] = {}
-    for parent, k in zip(parents, component, strict=False):
-        first.setdefault(int(k), parent)
-    return [first[int(component[position[s.parent]])] for s in structures]
-
-
-def _by_size(n_atoms: int, train: int, val: int) -> str:
+def by_size(n_atoms: int, train: int, val: int) -> str:
+    """Split of a structure by its number of atoms."""
     return "train" if n_atoms <= train else "val" if n_atoms <= val else "test"
 
 
@@ -114,7 +103,7 @@ def _official(kind: str, structures: Sequence[Structure]) -> list[str]:
         elif kind == "qh9-id":
             found.append("train")
         else:  # an ion of one proton more or less has as many atoms more as its charge
-            found.append(_by_size(s.n_atoms - s.charge, _OOD_TRAIN_ATOMS, _OOD_VAL_ATOMS))
+            found.append(by_size(s.n_atoms - s.charge, _OOD_TRAIN_ATOMS, _OOD_VAL_ATOMS))
     return found
 
 
@@ -149,7 +138,7 @@ def stable_id() -> Parts:
 
 def stable_ood(n_atoms: Index) -> Parts:
     """The split of QH9-Stable by size ('ood'): up to 20, 21 and 22, from 23 atoms; n_atoms (n,) by position."""
-    names = np.array([_by_size(int(n), _OOD_TRAIN_ATOMS, _OOD_VAL_ATOMS) for n in n_atoms])
+    names = np.array([by_size(int(n), _OOD_TRAIN_ATOMS, _OOD_VAL_ATOMS) for n in n_atoms])
     return Parts(*(np.flatnonzero(names == part) for part in Parts._fields))
 
 

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto
+from pyscf.data import radii
+from scipy.spatial.distance import pdist
 
 from data.errors import MoleculeError
+from training.labels import FARTHEST
 
 Array = NDArray[np.float64]
 
+MOST_ATOMS = 2000
 CLOSEST = 0.6  # bohr; H2 has 1.4, and nothing shorter than 1.3 is a molecule
 
 
@@ -40,10 +44,16 @@ class Structure:
         n = len(self.atomic_numbers)
         if n == 0:
             raise MoleculeError(f"{self.name}: no atoms")
+        if n > MOST_ATOMS:
+            raise MoleculeError(f"{self.name}: {n} atoms, more than can be labelled ({MOST_ATOMS})")
+        if not ((self.atomic_numbers > 0) & (self.atomic_numbers < len(radii.COVALENT))).all():
+            raise MoleculeError(f"{self.name}: atomic numbers that no element has, or none that PySCF has a radius of")
         if self.positions.shape != (n, 3):
             raise MoleculeError(f"{self.name}: positions {self.positions.shape} for {n} atoms")
         if not np.isfinite(self.positions).all():
             raise MoleculeError(f"{self.name}: positions are NaN or infinite")
+        if np.abs(self.positions).max() > FARTHEST:
+            raise MoleculeError(f"{self.name}: atoms farther than {FARTHEST:g} bohr away; is the unit right?")
         if self.n_electrons % 2 or self.n_electrons <= 0:
             raise MoleculeError(
                 f"{self.name}: {self.n_electrons} electrons at charge {self.charge}; labels are of closed shells, "
@@ -55,8 +65,7 @@ class Structure:
             object.__setattr__(self, "parent", self.name)
 
     def _closest(self) -> float:
-        distances = np.linalg.norm(self.positions[:, None] - self.positions, axis=-1)
-        return float(distances[np.triu_indices(len(distances), 1)].min())
+        return float(pdist(self.positions).min())
 
     @property
     def n_atoms(self) -> int:

@@ -68,7 +68,7 @@ def check_waters(folder: Path, n: int) -> None:
 
 
 def test_a_set_with_failures(tmp_path: Path) -> None:
-    write_waters(tmp_path, 3, more='[split]\nkind = "random"\nval = 0.34\n')
+    write_waters(tmp_path, 3, more='[split]\nkind = "random"\nval = 0.34\nmixed = true\n')
     with (tmp_path / "set.toml").open("a") as file:
         # nothing in neon takes a proton
         file.write('[[source]]\nkind = "xyz"\nfiles = ["neon.xyz"]\nions = "protonate"\nneutral = false\n')

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from data import splits
+from data.molecules import known_names
 from data.settings import Split
 from data.structure import Structure
 
@@ -21,7 +22,9 @@ from data.structure import Structure
 def structure(
     name: str, parent: str = "", gdb_index: int = -1, n_hydrogen: int = 2, charge: int = 0, frame: int = 0
 ) -> Structure:
-    """A chain of hydrogen atoms, the first helium where the number is odd: only names and counts matter here."""
+    """A chain of hydrogen atoms, the first helium where the number is odd: only names and counts matter here.
+    Those of one number are one molecule.
+    """
     positions = 2.0 * np.arange(n_hydrogen)[:, None] * [1.0, 0, 0]
     numbers = np.ones(n_hydrogen, dtype=np.int64)
     if (n_hydrogen - charge) % 2:
@@ -65,8 +68,9 @@ def test_seeds_differ_and_a_grown_set_keeps_its_molecules() -> None:
 def test_frames_ions_and_equal_qm9_indices_stay_together() -> None:
     structures = []
     for k in range(30):
-        structures += [structure(f"{k}_md{f}", f"p{k}", frame=f) for f in range(3)]
-        structures.append(structure(f"{k}_ionp0", f"p{k}", charge=1))
+        size = 2 * k + 2
+        structures += [structure(f"{k}_md{f}", f"p{k}", frame=f, n_hydrogen=size) for f in range(3)]
+        structures.append(structure(f"{k}_ionp0", f"p{k}", charge=1, n_hydrogen=size))
     # a chain: p0 - index 7 - q - index 8 - r
     structures += [structure("a", "p0", 7), structure("b", "q", 7), structure("c", "q", 8), structure("d", "r", 8)]
     for seed in range(5):
@@ -78,11 +82,11 @@ def test_frames_ions_and_equal_qm9_indices_stay_together() -> None:
         assert all(len(p) == 1 for p in parts.values())
         assert sum(p == {"val"} for p in parts.values()) == 9
         assert sum(p == {"test"} for p in parts.values()) == 6
-    assert set(splits.molecule_names(structures[-4:])) == {"p0"}
+    assert set(known_names(structures[-4:])) == {"p0"}
 
 
 def test_small_sets_have_a_validation_molecule_and_keep_one_to_train() -> None:
-    two = [structure("a"), structure("b")]
+    two = [structure("a"), structure("b", n_hydrogen=4)]
     assert sorted(splits.assign(Split("molecule", val=0.01), two)) == ["train", "val"]
     assert splits.assign(Split("molecule", val=0.9), two[:1]) == ["train"]
     assert splits.assign(Split("random", val=0.0), two) == ["train", "train"]

@@ -76,7 +76,11 @@ def test_molecule_and_fock_come_back(path: Path) -> None:
 def test_missing_charges_are_zero(path: Path) -> None:
     with h5py.File(path, "a") as file:
         del file["charge"]
-    assert [label.charge for label in LabelFile(path)] == [0, 0]
+    labels = LabelFile(path)
+    assert labels.charges.tolist() == [0, 0]
+    assert labels[0].charge == 0
+    with pytest.raises(LabelError, match="hydroxide: 9 electrons at charge 0; labels are of closed shells"):
+        labels[1]
 
 
 def test_nan_in_a_label_is_named(path: Path) -> None:

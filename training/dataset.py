@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from pyscf import lib
@@ -81,9 +80,8 @@ def label_elements(paths: Sequence[str]) -> set[int]:
     """Atomic numbers in label files, all splits. Raises LabelError for a file that is none."""
     elements: set[int] = set()
     for path in paths:
-        LabelFile(path)
-        with h5py.File(path, "r") as file:
-            elements.update(int(z) for z in np.unique(file["atomic_numbers"][:]))
+        numbers = LabelFile(path).column("atomic_numbers")
+        elements.update(() if numbers is None else np.unique(numbers).tolist())
     return elements
 
 

@@ -6,7 +6,9 @@ order, hartree; positions are in bohr.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto, lib
+
+from training.hdf5 import REAL, TEXT, WHOLE, Damaged, attribute, column, damage, dataset, open_file
 
 FORMAT, VERSION = "fock-labels", 1
 DATASETS = (
@@ -27,6 +31,18 @@ DATASETS = (
     "name",
     "split",
 )
+
+
+OPTIONAL = ("charge", "gradient_norm", "seconds", "gdb_index", "frame", "parent", "smiles")
+_COLUMNS: dict[str, tuple[str, int | None]] = {
+    **dict.fromkeys(("name", "split", "parent", "smiles"), (TEXT, None)),
+    **dict.fromkeys(("atom_offsets", "fock_offsets", "atomic_numbers"), (WHOLE, None)),
+    **dict.fromkeys(("cycles_minao", "charge", "gdb_index", "frame"), (WHOLE, None)),
+    **dict.fromkeys(("fock", "energy", "gradient_norm", "seconds"), (REAL, None)),
+    "positions": (REAL, 3),
+}
+FARTHEST = 1e5  # bohr from the origin; beyond it a position is no molecule's
+_ELEMENTS = 118
 
 
 class LabelError(ValueError):
@@ -64,6 +80,16 @@ class Label:
             raise LabelError(f"{self.name}: positions {self.positions.shape} for {len(self.atomic_numbers)} atoms")
         if not (np.isfinite(self.fock).all() and np.isfinite(self.positions).all()):
             raise LabelError(f"{self.name}: the label holds NaN or infinite numbers; remove it or label it again")
+        if not ((self.atomic_numbers > 0) & (self.atomic_numbers <= _ELEMENTS)).all():
+            raise LabelError(f"{self.name}: atomic numbers that no element has; remove it or label it again")
+        if np.abs(self.positions).max(initial=0.0) > FARTHEST:
+            raise LabelError(f"{self.name}: atoms farther than {FARTHEST:g} bohr away; remove it or label it again")
+        electrons = int(self.atomic_numbers.sum()) - self.charge
+        if electrons <= 0 or electrons % 2:
+            raise LabelError(f"{self.name}: {electrons} electrons at charge {self.charge}; labels are of closed shells")
+        nao = math.isqrt(2 * len(self.fock))
+        if nao * (nao + 1) // 2 != len(self.fock):
+            raise LabelError(f"{self.name}: {len(self.fock)} elements are no lower triangle of a Fock matrix")
 
     @property
     def nelec(self) -> tuple[int, int]:
@@ -84,47 +110,99 @@ class Label:
 class LabelFile:
     """An open label file; iterate to get its `Label`s, or index by position.
 
-    Raises LabelError for a file that is not a label file, of another version, or broken.
+    Raises LabelError for a file that is not a label file, of another version, or broken. What it claims is checked
+    against what is there before it is read (`training.hdf5`): a damaged file allocates nothing and reads no other one.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            self._file = h5py.File(self.path, "r")
-        except OSError as error:
+            self._file = open_file(self.path)
+        except (OSError, ValueError) as error:  # a name with NUL is a ValueError
             raise LabelError(f"{path}: not a readable HDF5 file ({error})") from None
-        attributes = self._file.attrs
-        if attributes.get("format") != FORMAT or attributes.get("version") != VERSION:
-            raise LabelError(f"{path}: not a label file of format {FORMAT!r}, version {VERSION}")
-        missing = [f"attribute {a!r}" for a in ("xc", "basis") if a not in attributes]
-        missing += [f"dataset {d!r}" for d in DATASETS if d not in self._file]
+        with self._named(), damage():
+            self._open()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except Damaged as error:
+            raise LabelError(f"{self.path}: {error}") from None
+
+    def _open(self) -> None:
+        if attribute(self._file, "format") != FORMAT or attribute(self._file, "version") != VERSION:
+            raise Damaged(f"not a label file of format {FORMAT!r}, version {VERSION}")
+        theory = {name: attribute(self._file, name) for name in ("xc", "basis")}
+        missing = [f"attribute {name!r}" for name, value in theory.items() if value is None]
+        missing += [f"dataset {name!r}" for name in DATASETS if name not in self._file.keys()]  # noqa: SIM118
         if missing:
-            raise LabelError(f"{path}: broken label file, {missing[0]} is missing")
-        self.theory = Theory(str(attributes["xc"]), str(attributes["basis"]))
-        self._atoms = self._file["atom_offsets"][:]
-        self._focks = self._file["fock_offsets"][:]
-        self.names: list[str] = list(self._file["name"].asstr()[:])
-        self.splits: list[str] = list(self._file["split"].asstr()[:])
+            raise Damaged(f"broken label file, {missing[0]} is missing")
+        self.theory = Theory(str(theory["xc"]), str(theory["basis"]))
+        self.names: list[str] = column(self._dataset("name")).tolist()
+        self.splits: list[str] = column(self._dataset("split")).tolist()
         n = len(self.names)
-        self.charges = self._file["charge"][:] if "charge" in self._file else np.zeros(n, dtype=np.int8)
-        if len(set(self.names)) != n or len(self._atoms) != n + 1 or len(self._focks) != n + 1:
-            raise LabelError(f"{path}: names are not unique, or offsets do not match {n} molecules")
-        if self._atoms[-1] != len(self._file["positions"]) or self._focks[-1] != len(self._file["fock"]):
-            raise LabelError(f"{path}: offsets do not match the number of positions or Fock elements; is it complete?")
+        if len(set(self.names)) != n:
+            raise Damaged(f"names are not unique, or offsets do not match {n} molecules")
+        self._numbers, self._positions = self._dataset("atomic_numbers"), self._dataset("positions")
+        self._fock = self._dataset("fock")
+        self.atom_offsets = self._offsets("atom_offsets", len(self._positions))
+        self.fock_offsets = self._offsets("fock_offsets", len(self._fock))
+        for name in ("split", "energy", "cycles_minao", *(name for name in OPTIONAL if name in self._file.keys())):  # noqa: SIM118
+            if len(self._dataset(name)) != n:
+                raise Damaged(f"dataset {name!r} does not match {n} molecules")
+        if len(self._numbers) != len(self._positions):
+            raise Damaged("offsets do not match the number of positions or Fock elements; is it complete?")
+        charges = self.column("charge")
+        self.charges = np.zeros(n, dtype=np.int8) if charges is None else charges
+        self._energy, self._cycles = column(self._dataset("energy")), column(self._dataset("cycles_minao"))
+
+    def _dataset(self, name: str) -> h5py.Dataset:
+        kind, width = _COLUMNS[name]
+        return dataset(self._file, name, kind, width)
+
+    def _offsets(self, name: str, end: int) -> NDArray[np.int64]:
+        offsets = column(self._dataset(name))
+        if len(offsets) != len(self.names) + 1:
+            raise Damaged(f"names are not unique, or offsets do not match {len(self.names)} molecules")
+        if int(offsets[-1]) != end:
+            raise Damaged("offsets do not match the number of positions or Fock elements; is it complete?")
+        if int(offsets[0]) != 0 or not (offsets[1:] > offsets[:-1]).all():  # so none is beyond the end
+            raise Damaged(f"{name} do not ascend from 0; copy the file or make it again")
+        return offsets.astype(np.int64)
+
+    def column(self, name: str) -> NDArray | None:
+        """All of a dataset but `fock`, by its name, None where there is none. Raises LabelError."""
+        with self._named(), damage():
+            found = self._dataset(name)
+            return None if found is None else column(found)
+
+    def attribute(self, name: str) -> str | None:
+        """An attribute as text, None where there is none. Raises LabelError as the file."""
+        with self._named():
+            value = attribute(self._file, name)
+            return None if value is None else str(value)
+
+    def fock(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Elements of all lower triangles behind each other, hartree. Raises LabelError as the file."""
+        with self._named(), damage():
+            return np.asarray(self._fock[start:stop])
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, k: int) -> Label:
-        atoms = slice(self._atoms[k], self._atoms[k + 1])
+        atoms = slice(self.atom_offsets[k], self.atom_offsets[k + 1])
+        with self._named(), damage():
+            numbers, positions = self._numbers[atoms].astype(np.int64), self._positions[atoms].astype(np.float64)
         return Label(
             name=self.names[k],
-            atomic_numbers=self._file["atomic_numbers"][atoms].astype(np.int64),
-            positions=self._file["positions"][atoms],
+            atomic_numbers=numbers,
+            positions=positions,
             charge=int(self.charges[k]),
-            fock=self._file["fock"][self._focks[k] : self._focks[k + 1]],
-            energy=float(self._file["energy"][k]),
-            cycles_minao=int(self._file["cycles_minao"][k]),
+            fock=self.fock(self.fock_offsets[k], self.fock_offsets[k + 1]),
+            energy=float(self._energy[k]),
+            cycles_minao=int(self._cycles[k]),
             split=self.splits[k],
         )
 

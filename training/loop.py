@@ -37,6 +37,7 @@ from training.state import (
     MODEL,
     STATE,
     RunStopped,
+    StateError,
     clear_partial,
     random_state,
     read_state,
@@ -116,14 +117,26 @@ class Trainer:
             replace_file(folder / CONFIG, to_toml(config).encode())
 
     def _restore(self, state: dict[str, Any]) -> None:
-        before = from_dict(RunConfig, state["config"])
+        """Raises StateError for a state that is of another run, or does not fit itself."""
+        try:
+            before = from_dict(RunConfig, state["config"])
+        except (TypeError, ValueError) as error:
+            raise StateError(
+                f"{self.folder}: its state was saved with settings that are not known here ({error})"
+            ) from None
         if dataclasses.replace(before, hardware=self.config.hardware) != self.config:
-            raise ValueError(f"{self.folder} was started with other settings; give another --out or the same config")
+            raise StateError(f"{self.folder} was started with other settings; give another --out or the same config")
         if state["train"] != [d.name for d in self.train]:
-            raise ValueError(f"{self.folder} was started with other training molecules; give the same --labels")
-        self.model.load_state_dict(state["model"])
-        self.mean.load_state_dict(state["mean"])
-        self.optimizer.load_state_dict(state["optimizer"])
+            raise StateError(f"{self.folder} was started with other training molecules; give the same --labels")
+        try:
+            self.model.load_state_dict(state["model"])
+            self.mean.load_state_dict(state["mean"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise StateError(
+                f"{self.folder}: its weights do not fit its settings ({reason}); start another run"
+            ) from None
         self.step, self.seconds, self._saved = state["step"], state["seconds"], state["step"]
         self._serve_ions = state.get("serve_ions", False)
         if "random" in state:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import os
+import io
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from pyscf_tracegrad.config import MAX_STEPS, ReferenceSettings
 from pyscf_tracegrad.reference import Reference, build_reference, combine
+from training.files import file_name, read_arrays, replace_file
 from training.labels import Label, LabelFile, Theory
 
 CACHE = Path("runs/references")
@@ -35,6 +36,16 @@ class CachedReference:
     initial: NDArray[np.float64]
     responses: NDArray[np.float32]
     overlap: NDArray[np.float64]
+
+    def fits(self, ntri: int, n_responses: int) -> bool:
+        """Whether it is of a label with `ntri` elements, and whole."""
+        shapes = self.initial.shape == self.overlap.shape == (ntri,) and len(self.responses) == n_responses
+        numbers = (self.initial, self.responses, self.overlap)
+        return (
+            shapes
+            and self.responses.shape in ((n_responses, ntri), (0,))
+            and all(x.dtype.kind == "f" and bool(np.isfinite(x).all()) for x in numbers)
+        )
 
     def reference(self, settings: ReferenceSettings, nelec: tuple[int, int]) -> Reference:
         """F_ref after the number of steps that `settings` names; nelec: electrons of each spin."""
@@ -66,23 +77,26 @@ def _fingerprint(label: Label) -> str:
 
 def cached_reference(label: Label, basis: str, settings: ReferenceSettings, folder: Path) -> CachedReference:
     """Load the reference of one molecule from the cache, or compute and store it."""
-    path = folder / f"{label.name}-{_fingerprint(label)}.npz"
+    path = folder / f"{file_name(label.name)}-{_fingerprint(label)}.npz"
+    stored = _stored(settings)
     try:
-        with np.load(path) as data:
-            return CachedReference(data["initial"], data["responses"], data["overlap"])
+        data = read_arrays(path)
+        packed = CachedReference(data["initial"], data["responses"], data["overlap"])
     except (OSError, ValueError, KeyError):
         pass
-    result = build_reference(label.molecule(basis), _stored(settings))
+    else:
+        if packed.fits(len(label.fock), stored.n_responses):
+            return packed
+    result = build_reference(label.molecule(basis), stored)
     packed = CachedReference(
         lib.pack_tril(result.pairs[0].fock if result.pairs else result.fock),
         np.array([lib.pack_tril(g) for g in result.responses], dtype=np.float32),
         lib.pack_tril(result.overlap),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.tmp")
-    with partial.open("wb") as file:
-        np.savez(file, **{f.name: getattr(packed, f.name) for f in dataclasses.fields(packed)})
-    partial.replace(path)
+    content = io.BytesIO()
+    np.savez(content, **{f.name: getattr(packed, f.name) for f in dataclasses.fields(packed)})
+    replace_file(path, content.getbuffer())
     return packed
 
 

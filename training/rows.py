@@ -14,19 +14,38 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_KINDS: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": float, "bool": lambda text: text == "True"}
+_KINDS: dict[str, Callable[[str], Any]] = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "bool": lambda text: {"True": True, "False": False}[text],
+}
+
+
+class RowsError(ValueError):
+    """A file of rows cannot be read; the message says where and why."""
 
 
 def read_rows(path: Path | None, kind: type[T]) -> list[T]:
     """Rows of an earlier, perhaps interrupted, run; none where there is no file. kind: dataclass of plain fields.
 
-    A last line that was cut off is left out; `append_lines` takes it away.
+    A last line that was cut off is left out; `append_lines` takes it away. Raises RowsError for a file of other
+    columns, or with a cell that is not of its kind.
     """
     if path is None or not path.exists():
         return []
     parse = {f.name: _KINDS[str(f.type)] for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    with io.StringIO(_whole_lines(path.read_bytes()).decode(), newline="") as file:
-        return [kind(**{name: parse[name](text) for name, text in line.items()}) for line in csv.DictReader(file)]
+    needed = {f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING}  # type: ignore[arg-type]
+    rows: list[T] = []
+    try:
+        with io.StringIO(_whole_lines(path.read_bytes()).decode(), newline="") as file:
+            for line in csv.DictReader(file, strict=True):
+                if not needed <= set(line) <= set(parse) or None in line.values():
+                    raise RowsError(f"other columns, or another number of cells, than {', '.join(parse)}")
+                rows.append(kind(**{name: parse[name](text) for name, text in line.items()}))
+    except (ValueError, KeyError, csv.Error) as error:
+        raise RowsError(f"{path}: line {len(rows) + 2} cannot be read ({error}); copy the file or remove it") from None
+    return rows
 
 
 def append_rows(path: Path, rows: Sequence[Any]) -> None:

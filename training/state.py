@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import shutil
 import tempfile
@@ -17,6 +18,10 @@ from training.files import write_synced
 
 STATE, MODEL = "state.pt", "model.pt"
 _PARTIAL = ".partial-"
+
+
+class StateError(ValueError):
+    """A run cannot be gone on with; the message says why and what to do."""
 
 
 class RunStopped(RuntimeError):
@@ -48,26 +53,64 @@ def clear_partial(folder: Path) -> None:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether a file that torch wrote has the content that its check sums say; torch does not look when it loads."""
+    """Whether a file that torch wrote has the content that its check sums say; torch does not look when it loads.
+
+    torch does not compress: a file that does would unpack to anything.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
+            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+            return stored and archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError):
         return False
 
 
 def read_state(folder: Path, device: torch.device) -> dict[str, Any]:
-    """State of a run. Raises ValueError where there is none, or a damaged one."""
+    """State of a run, with all that `Trainer.save` puts there. Raises StateError where there is none, or a damaged one.
+
+    Nothing in it is executed.
+    """
     path = folder / STATE
     if not path.exists():
-        raise ValueError(f"{folder} holds no run to go on with ({STATE} is missing); start one without --resume")
+        raise StateError(f"{folder} holds no run to go on with ({STATE} is missing); start one without --resume")
+    instead = (
+        f"start again in another folder, from the weights in {MODEL} if they are good: section [start] of the config, "
+        'model = "PATH"'
+    )
     if not is_intact(path):
-        raise ValueError(
-            f"{path} is damaged; start again in another folder, from the weights in {MODEL} if they are good: section "
-            '[start] of the config, model = "PATH"'
-        )
-    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    return state
+        raise StateError(f"{path} is damaged; {instead}")
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # noqa: BLE001  (whatever torch meets in what is no state)
+        reason = (str(error).splitlines() or [""])[0].strip() or type(error).__name__
+        raise StateError(f"{path} cannot be read ({reason}); {instead}") from None
+    if what := _wrong(state):
+        raise StateError(f"{path} is not the state of a run ({what}); {instead}")
+    found: dict[str, Any] = state
+    return found
+
+
+def _wrong(state: Any) -> str:
+    """What is wrong with the content of a state, empty where nothing is."""
+    if not isinstance(state, dict):
+        return f"it holds {type(state).__name__}"
+    kinds = {"config": dict, "train": list, "model": dict, "mean": dict, "optimizer": dict, "step": int}
+    for key, kind in kinds.items():
+        if type(state.get(key)) is not kind and not (kind is dict and isinstance(state.get(key), dict)):
+            return f"{key!r} is missing, or not {kind.__name__}"
+    if state["step"] < 0 or not all(isinstance(name, str) for name in state["train"]):
+        return "'step' is negative, or 'train' not a list of names"
+    seconds = state.get("seconds")
+    if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        return "'seconds' is not a time"
+    for name in ("model", "mean"):
+        for key, value in state[name].items():
+            if not isinstance(value, torch.Tensor) or not bool(torch.isfinite(value).all()):
+                return f"{name}.{key} is not a tensor of finite numbers"
+    random = state.get("random", {"cpu": torch.ByteTensor()})
+    if not isinstance(random, dict) or not isinstance(random.get("cpu"), torch.Tensor):
+        return "'random' is not a state of random numbers"
+    return ""
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:

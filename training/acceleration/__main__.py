@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--workers", type=int, default=1, help="processes of the local cluster")
     p.add_argument("--memory", type=int, default=5000, help="MB of each process of the local cluster")
     p.add_argument("--scheduler", help="address of a Dask scheduler, instead of a local cluster")
+    p.add_argument("--dashboard", action="store_true", help="web pages of the local cluster, on this machine")
     p.add_argument("--repeats", type=int, default=1, help="of every SCF, for wall times")
     p.add_argument("--select", nargs="+", default=["*"], metavar="PATTERN", help="names, as in a shell: 'S66/*'")
     p.add_argument("--max-atoms", type=int, default=0, help="leave larger molecules out; 0: none")
@@ -86,7 +87,8 @@ def _run(a: argparse.Namespace) -> int:
         tasks = make_tasks(molecules, protocol, with_reference(a.guesses), a.repeats, rows, Targets(a.out))
         if tasks:
             preload = ("training.acceleration.preload",)
-            with connect(a.scheduler, min(a.workers, len(tasks)), a.threads, a.memory, preload) as workers:
+            count = min(a.workers, len(tasks))
+            with connect(a.scheduler, count, a.threads, a.memory, preload, a.dashboard) as workers:
                 rows = run_study(a.out, workers, tasks, rows)
         print(write_report(a.out, a.set, protocol, begun_in, rows))
     return 0

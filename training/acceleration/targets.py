@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.files import replace_file
+from training.files import file_name, read_array, replace_file
 
 Array = NDArray[np.float64]
 
@@ -21,12 +20,14 @@ class Targets:
         self.folder = folder / "targets"
 
     def _path(self, name: str) -> Path:
-        return self.folder / f"{quote(name, safe='')}.npy"
+        return self.folder / f"{file_name(name)}.npy"
 
     def read(self, name: str) -> Array | None:
         """Matrix (nao, nao), or (2, nao, nao), hartree, of a molecule; None where there is none, or none to be read."""
+        path = self._path(name)
         try:
-            return np.load(self._path(name), allow_pickle=False)
+            with path.open("rb") as file:
+                return read_array(file, path.stat().st_size)
         except (OSError, ValueError):
             return None
 
