@@ -104,10 +104,12 @@ def _symmetric() -> Iterator[Case]:
     rings = [hydrogens(f"H6-ring-{r}", polygon(6, r)) for r in (1.0, 2.0)]
     chains = [hydrogens(f"H6-chain-{r}", [[0, 0, k * r] for k in range(6)]) for r in (1.0, 2.0)]
     small = [*squares, *rectangles, *rings, *chains, *map(beryllium_insertion, (0.0, 2.0, 2.5, 2.75, 3.0, 4.0))]
-    carbon = [*map(ethylene, (0.0, 45.0, 75.0, 90.0)), cyclobutadiene(1.45, 1.45), cyclobutadiene(1.566, 1.343)]
+    square = cyclobutadiene(1.45, 1.45)
+    carbon = [*map(ethylene, (0.0, 45.0, 75.0, 90.0)), cyclobutadiene(1.566, 1.343)]
     yield from _cross("symmetric", small, (_RHF, level("R", "pbe", _SVP)))
     yield from _cross("symmetric", [*carbon, bent("O3", "O", "O", 1.272, 116.8)], (_RHF, _PBE, _B3LYP))
-    large = [butadiene(), benzene("C6H6-x1.5", stretch=1.5)]
+    yield from _cross("symmetric", [square], (_RHF, _B3LYP))
+    large = [butadiene(), square, benzene("C6H6-x1.5", stretch=1.5)]
     yield from _cross("symmetric", large, (level("R", "hf", "sto-3g"), level("R", "b3lyp", "sto-3g")))
 
 
