@@ -137,6 +137,7 @@ def test_killed_run_goes_on_to_the_weights_of_an_uninterrupted_one(
         run.run(None, {}, every=100)
     assert same_weights(whole.model, killed.model)
     assert same_weights(whole.mean, killed.mean)
+    assert (tmp_path / "killed" / "model.pt").read_bytes() == (tmp_path / "whole" / "model.pt").read_bytes()
     assert (tmp_path / "killed" / "run.json").exists()
 
 

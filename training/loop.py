@@ -166,7 +166,7 @@ class Trainer:
         with torch.random.fork_rng([]):  # the run's own random numbers stay where they are
             model = FockModel(self.config.model, self.table.degrees, len(self.table.elements))
         model.load_state_dict(self.mean.module.state_dict())
-        facts = {"steps": str(self.step), "molecules": str(len(self.train)), "hours": f"{self.seconds / 3600:.2f}"}
+        facts = {"steps": str(self.step), "molecules": str(len(self.train))}  # no time: the same run, the same file
         return Checkpoint(model.eval(), self.table, self.theory.xc, self.theory.basis, self._serve_ions, metadata=facts)
 
     def run(self, minutes: float | None, validation: dict[str, list[Data]], every: int = 500) -> None:
