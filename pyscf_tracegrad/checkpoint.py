@@ -46,7 +46,7 @@ def checksum_file(path: Path) -> Path:
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint and its checksum, each in one atomic step."""
+    """Write a checkpoint and its checksum, each in one atomic step; a failure leaves the old ones and nothing else."""
     path = Path(path)
     data = {
         "format": FORMAT,
@@ -63,10 +63,13 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     torch.save(data, buffer)
     digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_bytes(buffer.getbuffer())
-    partial.replace(path)
-    partial.write_text(f"{digest}  {path.name}\n")
-    partial.replace(checksum_file(path))
+    try:
+        partial.write_bytes(buffer.getbuffer())
+        partial.replace(path)
+        partial.write_text(f"{digest}  {path.name}\n")
+        partial.replace(checksum_file(path))
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

@@ -257,10 +257,10 @@ def test_what_a_run_leaves_alone(tmp_path: Path, capsys: pytest.CaptureFixture[s
     write_waters(tmp_path, 1)
     out = tmp_path / "set.h5"
     out.write_bytes(b"labels")
-    assert command_line(tmp_path / "set.toml", "-o", out, "--export") == 1
+    assert command_line(tmp_path / "set.toml", "-o", out, "--export") == 2
     assert "there is nothing to export: no " in capsys.readouterr().err
     for path in (tmp_path, tmp_path / "set", tmp_path / "set.journal", "."):
-        assert command_line(tmp_path / "set.toml", "-o", path) == 1
+        assert command_line(tmp_path / "set.toml", "-o", path) == 2
         assert "-o is a label file, NAME.h5, not" in capsys.readouterr().err
     for wrong in (["--workers", "0"], ["--threads", "-1"], ["--export", "--retry-failed"]):
         with pytest.raises(SystemExit):

@@ -13,11 +13,11 @@ from e3nn import o3
 import pyscf_tracegrad
 from pyscf_tracegrad.block_basis import pair_basis, site_basis
 from pyscf_tracegrad.blocks import PairDecoder, PairEmbedding, SiteDecoder, SiteEmbedding, gather_blocks, scatter_blocks
+from pyscf_tracegrad.layers import wigner
 from pyscf_tracegrad.layers.degrees import block_diagonal, bond_rotations, degrees
 from pyscf_tracegrad.layers.linear import DegreeLinear, SO2Linear
 from pyscf_tracegrad.layers.norm import EquivariantNorm
 from pyscf_tracegrad.layers.tracegrad import InvariantMLP, TraceGrad
-from pyscf_tracegrad.layers import wigner
 from pyscf_tracegrad.layers.wigner import frame_rotations, polar_rotation
 
 CORE = ("layers", "backbones", "blocks", "block_basis", "o3", "projection", "standardise", "model", "config")

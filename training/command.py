@@ -1,9 +1,9 @@
 """What the commands of `training` and `data` have in common: help, errors in one line, what Ctrl-C does.
 
-    def main(arguments: Sequence[str] | None = None) -> int: ...     # decorated by `command`
+def main(arguments: Sequence[str] | None = None) -> int: ...     # decorated by `command`
 
-    if __name__ == "__main__":
-        sys.exit(main())
+if __name__ == "__main__":
+sys.exit(main())
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 ERROR = 2  # exit status for what cannot be done as asked; argparse's own
 INTERRUPTED = 128 + signal.SIGINT
-_AGAIN = "run the same command again"
+GOES_ON = "what was done is kept, run the same command again"
 
 
 class _Help(argparse.HelpFormatter):
@@ -55,11 +55,11 @@ def tell(error: BaseException) -> None:
     print(f"error: {text or type(error).__name__}", file=sys.stderr)
 
 
-def command(kept: str = "nothing is lost") -> Callable[[Callable[..., int | None]], Callable[..., int]]:
+def command(stopped: str = GOES_ON) -> Callable[[Callable[..., int | None]], Callable[..., int]]:
     """Decorator of a `main`: its exit status is what it returns, 2 after an error and 130 after Ctrl-C, each told in
     one line.
 
-    kept: what an interruption leaves, for the sentence that tells it. Errors are ValueError, which all of this
+    stopped: what an interruption leaves and how to go on. Errors are ValueError, which all of this
     project's are, OSError and RuntimeError; others are faults of the program and keep their traceback, as all do with
     `python -X dev`.
     """
@@ -70,7 +70,7 @@ def command(kept: str = "nothing is lost") -> Callable[[Callable[..., int | None
             try:
                 return main(arguments) or 0
             except KeyboardInterrupt:
-                print(f"\nstopped; {kept}, {_AGAIN}", file=sys.stderr)
+                print(f"\nstopped; {stopped}", file=sys.stderr)
                 return INTERRUPTED
             except (ValueError, OSError, RuntimeError) as error:
                 if sys.flags.dev_mode:

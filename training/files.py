@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# in the folder of a run
+STATE, MODEL, CONFIG, LOG = "state.pt", "model.pt", "config.toml", "log.csv"
+
 
 def write_synced(path: Path, content: bytes | memoryview) -> None:
     """Write a file and wait until it is on disk."""

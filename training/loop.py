@@ -25,17 +25,15 @@ from pyscf_tracegrad.orbitals import ShellTable
 from training.config import RunConfig, to_toml
 from training.dataset import StepSampler, model_input
 from training.distributed import batch_loss, current_world
-from training.files import replace_file
+from training.files import CONFIG, LOG, MODEL, STATE, replace_file
 from training.hardware import matmul_precision, memory, termination
 from training.labels import Theory
 from training.loader import BatchLoader
-from training.logs import LOG, RunLog, Window
+from training.logs import RunLog, Window
 from training.losses import errors
 from training.schedule import RunningMean, learning_rate
 from training.start import check_start
 from training.state import (
-    MODEL,
-    STATE,
     RunStopped,
     clear_partial,
     random_state,
@@ -47,7 +45,6 @@ from training.statistics import fit_standardisation
 
 __all__ = ["LOG", "MODEL", "STATE", "Averages", "RunStopped", "RunningMean", "Trainer", "learning_rate", "validate"]
 
-CONFIG = "config.toml"
 # So many steps in a row without a finite gradient are no bad batches any more.
 MAX_SKIPPED = 20
 
@@ -172,9 +169,9 @@ class Trainer:
     def run(self, minutes: float | None, validation: dict[str, list[Data]], every: int = 500) -> None:
         """Train; validate and save every so many steps and at the end. `validation`: named sets of molecules.
 
-        They are validated before the first step as well. SIGTERM ends the process after the step at hand, with a state
-        that resumes exactly and status 143. Raises RunStopped where nothing can be written any more, and where the loss
-        is not finite for MAX_SKIPPED steps in a row (single ones are skipped).
+        They are validated before the first step as well. SIGTERM and Ctrl-C end the process after the step at hand,
+        with a state that resumes exactly and status 143 or 130. Raises RunStopped where nothing can be written any
+        more, and where the loss is not finite for MAX_SKIPPED steps in a row (single ones are skipped).
         """
         schedule, begin, before = self.config.schedule, time.perf_counter(), self.seconds
         sampler = StepSampler(len(self.train), schedule.batch_size, schedule.seed, self.step, schedule.steps)
@@ -194,9 +191,9 @@ class Trainer:
                 self.seconds = before + time.perf_counter() - begin
                 bar.update()
                 over = minutes is not None and self.seconds - before > 60 * minutes
-                over, terminated = self.world.any((over, asked.is_set()), self.device)
+                over, terminated = self.world.any((over, bool(asked)), self.device)
                 if terminated:
-                    self._terminate()
+                    self._terminate(asked.signal or signal.SIGTERM)
                 if self.step % every == 0 or self.step == schedule.steps or over:
                     self._report(log, window, window.wait_share(loader.waited), validation)
                     if self.world.leads:
@@ -206,11 +203,12 @@ class Trainer:
                     break
             self.world.wait()
 
-    def _terminate(self) -> NoReturn:
+    def _terminate(self, number: int) -> NoReturn:
         if self.world.leads:
             self.save()
-            tqdm.write(f"stopped by SIGTERM: {self.folder} has the state of step {self.step}; go on with --resume")
-        sys.exit(128 + signal.SIGTERM)
+            what = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+            tqdm.write(f"stopped by {what}: {self.folder} has the state of step {self.step}; go on with --resume")
+        sys.exit(128 + number)
 
     def _bar(self) -> Any:
         total = self.config.schedule.steps

@@ -31,7 +31,7 @@ def _turn(l: int) -> Tensor:
         before = o3.spherical_harmonics(l, points, normalize=True)
         after = o3.spherical_harmonics(l, points @ _AXES.T, normalize=True)
         turn = torch.linalg.lstsq(before, after).solution.T
-        exact = turn.sign() * ((turn.square() * 4**l).round() / 4**l).sqrt()
+        exact: Tensor = turn.sign() * ((turn.square() * 4**l).round() / 4**l).sqrt()
         return exact.contiguous()
 
 
