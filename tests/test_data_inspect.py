@@ -305,10 +305,10 @@ def test_a_manifest_overwrites_no_labels(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "link.h5").symlink_to(path)
     for out in (path, tmp_path / "link.h5"):
         status, _, err = run(manifest.main, capsys, path, "-o", out)
-        assert status == 1
+        assert status == 2
         assert "is one of the label files" in err
     status, _, err = run(manifest.main, capsys, path, "-o", tmp_path)
-    assert (status, err.count("\n")) == (1, 1)
+    assert (status, err.count("\n")) == (2, 1)
     assert len(read_table([path])) == 18
 
 

@@ -350,7 +350,7 @@ def test_what_the_command_line_cannot_use_is_one_line(tmp_path: Path, capsys: py
         ("pbx", BASIS, out, "theory.xc 'pbx' is not a functional"),
     ):
         status, error = command(capsys, path, "-o", to, "--xc", xc, "--basis", basis)
-        assert (status, error.count("\n")) == (1, 1)
+        assert (status, error.count("\n")) == (2, 1)
         assert message in error
         assert not out.exists()
     assert command(capsys, path, "-o", out, "--xc", "pbe", "--basis", BASIS) == (0, "")

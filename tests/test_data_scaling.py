@@ -67,7 +67,7 @@ def test_the_theory_is_checked_first(
     theory: dict[str, str],
     message: str,
 ) -> None:
-    assert run(set_file(tmp_path / "1.toml", **theory), "-o", tmp_path / "out") == 1
+    assert run(set_file(tmp_path / "1.toml", **theory), "-o", tmp_path / "out") == 2
     assert message in capsys.readouterr().err
     assert not measured
     assert not (tmp_path / "out").exists()
@@ -114,8 +114,8 @@ def test_a_file_of_other_columns_and_a_folder_that_is_none(
 ) -> None:
     path = set_file(tmp_path / "1.toml")
     (tmp_path / "scaling.csv").write_text("workers,recipe,labels,failed,seconds\n1,fast,1,0,1.0\n")
-    assert run(path, "-o", tmp_path) == 1
+    assert run(path, "-o", tmp_path) == 2
     assert "not a file of this command" in capsys.readouterr().err
-    assert run(path, "-o", path) == 1
+    assert run(path, "-o", path) == 2
     assert capsys.readouterr().err.startswith("error: ")
     assert not measured

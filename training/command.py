@@ -1,9 +1,7 @@
 """What the commands of `training` and `data` have in common: help, errors in one line, what Ctrl-C does.
 
-def main(arguments: Sequence[str] | None = None) -> int: ...     # decorated by `command`
-
-if __name__ == "__main__":
-sys.exit(main())
+A command module has `options()`, its parser, and `main(arguments=None)`, decorated by `command`, which gives the exit
+status; it ends with `sys.exit(main())`. What loads torch or matplotlib is imported where it is used: help does not wait.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from pathlib import Path
 from urllib.parse import quote
@@ -13,6 +14,8 @@ from training.files import replace_file
 
 Array = NDArray[np.float64]
 
+_LONGEST = 200  # letters of a file's name; file systems take 255, and three go for each byte that is not ASCII
+
 
 class Targets:
     """One file for each molecule in `targets` below the folder of a study, whose protocol is one and the same."""
@@ -21,7 +24,10 @@ class Targets:
         self.folder = folder / "targets"
 
     def _path(self, name: str) -> Path:
-        return self.folder / f"{quote(name, safe='')}.npy"
+        safe = quote(name, safe="")
+        if len(safe) > _LONGEST:
+            safe = hashlib.sha256(name.encode()).hexdigest()
+        return self.folder / f"{safe}.npy"
 
     def read(self, name: str) -> Array | None:
         """Matrix (nao, nao), or (2, nao, nao), hartree, of a molecule; None where there is none, or none to be read."""
