@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from io import StringIO
@@ -21,7 +22,7 @@ from data.structure import MOST_ATOMS, Array, Structure
 
 Named = tuple[str, Structure]  # the name that the file gives it, or empty
 
-_UNSAFE = re.compile(r"[^A-Za-z0-9_.+-]+")
+_UNSAFE = re.compile(r"[^\w.+-]+")  # letters and digits of every script are kept
 _NOBLE = (2, 10, 18, 36, 54, 86)
 # Over the sum of covalent radii, bonds are 0.77 (N2) to 1.25 (F2): the wrong unit makes them 0.66 at most, or 1.45 and
 # more.
@@ -128,8 +129,8 @@ def named(found: list[Named], stem: str) -> list[Named]:
 
 
 def safe_name(name: str) -> str:
-    """Letters, digits and `_.+-` only, with a letter, digit or `+` to begin with."""
-    return _UNSAFE.sub("_", name).strip("_").lstrip("._-")
+    """Letters and digits of any script and `_.+-` only, with a letter, digit or `+` to begin with."""
+    return _UNSAFE.sub("_", unicodedata.normalize("NFC", name)).strip("_").lstrip("._-")
 
 
 def _xyz_frames(path: Path) -> Iterator[tuple[Any, str]]:

@@ -14,14 +14,14 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from data.apart import check_split
 from data.checks import check_theory
 from data.cluster import Workers, connect, memory_limit
-from data.errors import JournalError, SetFileError
+from data.errors import SetFileError
 from data.journal import Failure, Journal
 from data.labelfile import Attributes, write_labels
 from data.run import Run
@@ -29,9 +29,9 @@ from data.settings import SetFile, Source, read_set
 from data.sources import read_sources
 from data.splits import assign
 from data.structure import LabelRow, Seed
+from training.command import command, make_parser, positive
 
 _EMPTY_FILE = 200_000  # bytes
-INTERRUPTED = 130  # exit status, as of a program that SIGINT ends
 
 
 def recipe_text(source: Source, seed: Seed) -> str:
@@ -137,14 +137,6 @@ def generate(set_file: SetFile, out: Path, a: argparse.Namespace) -> int:
     return n
 
 
-def positive(text: str) -> int:
-    """Type of an option: a whole number above 0. Raises what argparse tells."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return number
-
-
 def check_out(out: Path) -> None:
     """Raises SetFileError for a path that cannot be a label file: its journal would overwrite something else."""
     if out.suffix not in (".h5", ".hdf5") or out.is_dir():
@@ -153,10 +145,11 @@ def check_out(out: Path) -> None:
 
 def options() -> argparse.ArgumentParser:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m data.generate", description=(__doc__ or "").splitlines()[0])
+    parser = make_parser("data.generate", __doc__)
     parser.add_argument("set", type=Path, help="set file (TOML)")
     parser.add_argument("-o", "--out", type=Path, required=True, help="label file (HDF5)")
-    parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes of the local cluster")
+    cores = os.cpu_count() or 1
+    parser.add_argument("--workers", type=positive, default=cores, help="processes of the local cluster")
     parser.add_argument("--threads", type=positive, default=1, help="threads of each; pays for large molecules only")
     parser.add_argument("--scheduler", help="address of a running Dask scheduler, instead of a local cluster")
     parser.add_argument("--dashboard", action="store_true", help="web pages of the local cluster, on this machine")
@@ -171,26 +164,18 @@ def _stop(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
+@command("results so far are kept, run the same command to go on")
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; exit status 0, 1 for an error or a run without any label, 130 for an interruption."""
-    import dataclasses
-
+    """Run the command; exit status 0, 1 for a run without any label, 2 for an error, 130 for an interruption."""
     a = options().parse_args(arguments)
-    try:
-        check_out(a.out)
-        set_file = read_set(a.set)
-        if a.exact:
-            set_file = dataclasses.replace(set_file, labels=dataclasses.replace(set_file.labels, exact=True))
-        limit = memory_limit(set_file.labels.memory)
-        if a.scheduler is None and not a.export:
-            print(f"{a.workers} workers of {a.threads} threads and at most {limit} MB each", file=sys.stderr)
-        return 0 if generate(set_file, a.out, a) else 1
-    except (SetFileError, JournalError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; results so far are kept, run the same command to go on", file=sys.stderr)
-        return INTERRUPTED
+    check_out(a.out)
+    set_file = read_set(a.set)
+    if a.exact:
+        set_file = replace(set_file, labels=replace(set_file.labels, exact=True))
+    limit = memory_limit(set_file.labels.memory)
+    if a.scheduler is None and not a.export:
+        print(f"{a.workers} workers of {a.threads} threads and at most {limit} MB each", file=sys.stderr)
+    return 0 if generate(set_file, a.out, a) else 1
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from zipfile import BadZipFile
@@ -29,6 +30,7 @@ from data.labelfile import Attributes, write_labels
 from data.settings import Split, TheoryLevel
 from data.splits import assign
 from data.structure import Array, LabelRow, Seed, Structure
+from training.command import command, make_parser
 
 TOLERANCE = 1e-4  # of the overlap; files with float32 matrices have 1e-7, a wrong order has 1e-1
 
@@ -191,28 +193,31 @@ def read_rows(path: Path, basis: str, unit: str) -> Iterator[LabelRow]:
         yield LabelRow(structure, lib.pack_tril(fock).astype(np.float32), frame.energy, float("nan"))
 
 
-def main() -> None:
-    """Command line: write a label file, its frames split at random."""
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("file", type=Path)
-    parser.add_argument("-o", "--out", type=Path, required=True)
+def options() -> argparse.ArgumentParser:
+    """Command line."""
+    parser = make_parser("data.hamiltonians", __doc__)
+    parser.add_argument("file", type=Path, help="npz or ASE database with Hamiltonians and overlap matrices")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="label file (HDF5) to write")
     parser.add_argument("--xc", required=True, help="functional of the matrices, by PySCF's name")
     parser.add_argument("--basis", required=True, help="their basis, by PySCF's name")
     parser.add_argument("--unit", choices=("angstrom", "bohr"), required=True, help="of the positions")
     parser.add_argument("--val", type=float, default=0.1, help="share of the frames for validation")
-    a = parser.parse_args()
+    return parser
+
+
+@command()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: write a label file, its frames split at random."""
+    a = options().parse_args(arguments)
     if a.out.is_dir() or a.out.resolve() == a.file.resolve():
-        parser.exit(1, f"{a.out}: a folder, or the file that is read; give -o another name\n")
-    try:
-        check_theory(TheoryLevel(a.xc, a.basis), ())
-        structures = [row.structure for row in read_rows(a.file, a.basis, a.unit)]
-        splits = assign(Split("random", val=a.val), structures)
-        rows = zip(read_rows(a.file, a.basis, a.unit), splits, strict=True)
-        n = write_labels(a.out, Attributes(a.xc, a.basis, -1, "as in the source", a.file.name), rows)
-    except (OSError, RuntimeError, ValueError) as error:
-        parser.exit(1, f"{error}\n")
+        raise SetFileError(f"{a.out}: a folder, or the file that is read; give -o another name")
+    check_theory(TheoryLevel(a.xc, a.basis), ())
+    structures = [row.structure for row in read_rows(a.file, a.basis, a.unit)]
+    splits = assign(Split("random", val=a.val), structures)
+    rows = zip(read_rows(a.file, a.basis, a.unit), splits, strict=True)
+    n = write_labels(a.out, Attributes(a.xc, a.basis, -1, "as in the source", a.file.name), rows)
     print(f"{a.out}: {n} frames")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

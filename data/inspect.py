@@ -29,6 +29,7 @@ from data.hamiltonians import aos_of_element
 from data.labeltable import LabelTable, not_finite, read_table
 from data.molecules import divided, known_names
 from data.structure import Structure
+from training.command import command, make_parser
 from training.labels import LabelError
 
 SAME = 1e-3  # bohr; two geometries whose sorted distances differ by less are the same
@@ -215,10 +216,6 @@ def summary(table: LabelTable, checks: Sequence[Check]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
 def _read(paths: Sequence[Path]) -> LabelTable:
     table = read_table(paths)
     if not 0 < table.atomic_numbers.min() <= table.atomic_numbers.max() < len(ELEMENTS):
@@ -249,39 +246,41 @@ def _write(out: Path, text: str, table: LabelTable, gradient: float | None) -> N
         print(f"no picture: no structure is in any of {', '.join(SPLITS)}", file=sys.stderr)
 
 
-def main() -> None:
-    """Command line: print, write, and tell by the exit status."""
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("labels", nargs="+", type=Path)
-    parser.add_argument("-o", "--out", type=Path, help="folder for summary.md and summary.png")
-    parser.add_argument(
-        "--gradient", type=float, help="largest norm of the orbital gradient; default: as the file says"
-    )
+def options() -> argparse.ArgumentParser:
+    """Command line."""
+    parser = make_parser("data.inspect", __doc__)
+    parser.add_argument("labels", nargs="+", type=Path, help="label files (HDF5), taken as one set")
+    parser.add_argument("-o", "--out", type=Path, metavar="FOLDER", help="for summary.md and summary.png")
+    parser.add_argument("--gradient", type=float, help="largest norm of the gradient; default: as the file says")
     parser.add_argument("--no-inchi", action="store_true", help="do not compare InChI between splits; saves minutes")
-    a = parser.parse_args()
+    return parser
+
+
+@command()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: print, write, and tell by the exit status."""
+    a = options().parse_args(arguments)
     files = ", ".join(map(str, a.labels))
+    _check_folder(a.out)
     try:
-        _check_folder(a.out)
         table = _read(a.labels)
         gradient = a.gradient or stated_gradient(table.conv)
         checks = run_checks(table, gradient, not a.no_inchi)
-    except (LabelError, SetFileError) as error:
-        parser.exit(2, f"error: {error}\n")
     except BasisNotFoundError as error:
-        parser.exit(
-            2, f"error: {files}: PySCF does not have the basis {table.basis!r} of the labels ({_line(error)})\n"
-        )
+        raise LabelError(f"{files}: PySCF does not have the basis {table.basis!r} of the labels ({error})") from None
+    except (LabelError, SetFileError):
+        raise
     except (OSError, RuntimeError, UnicodeDecodeError) as error:
-        parser.exit(2, f"error: {files}: damaged inside, copy or make it again ({_line(error)})\n")
+        raise LabelError(f"{files}: damaged inside, copy or make it again ({error})") from None
     text = summary(table, checks)
     print(text, end="")
     try:
         if a.out:
             _write(a.out, text, table, gradient)
     except OSError as error:
-        parser.exit(2, f"error: {a.out}: cannot be written ({error})\n")
-    parser.exit(int(any(check.offenders for check in checks)))
+        raise SetFileError(f"{a.out}: cannot be written ({error})") from None
+    return int(any(check.offenders for check in checks))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

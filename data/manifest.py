@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import SetFileError
 from data.labeltable import LabelTable, read_table
-from training.labels import LabelError
+from training.command import command, make_parser
 from training.rows import append_rows, read_rows
 
 TOLERANCE = 1e-6  # hartree
@@ -77,29 +78,33 @@ def compare(found: Sequence[Line], expected: Sequence[Line], tolerance: float = 
     return differences + [f"{name} is not in the manifest" for name in by_name]
 
 
-def main() -> None:
-    """Command line: write a manifest, or check label files against one."""
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("labels", nargs="+", type=Path)
+def options() -> argparse.ArgumentParser:
+    """Command line."""
+    parser = make_parser("data.manifest", __doc__)
+    parser.add_argument("labels", nargs="+", type=Path, help="label files (HDF5)")
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("-o", "--out", type=Path, help="CSV file to write")
-    task.add_argument("--check", type=Path, help="CSV file to compare with")
+    task.add_argument("--check", type=Path, help="CSV file to compare with; exit status 1 if anything differs")
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="of energies, hartree")
-    a = parser.parse_args()
+    return parser
+
+
+@command()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: write a manifest, or check label files against one."""
+    a = options().parse_args(arguments)
     if a.out and a.out.exists() and any(path.exists() and a.out.samefile(path) for path in a.labels):
-        parser.exit(1, f"{a.out}: is one of the label files, which -o would overwrite; give it another name\n")
-    try:
-        lines = manifest(read_table(a.labels))
-        if a.check:
-            differences = compare(lines, read_manifest(a.check), a.tolerance)
-            print("\n".join([*differences, f"{len(lines)} structures, {len(differences)} differences"]))
-            parser.exit(int(bool(differences)))
-        a.out.unlink(missing_ok=True)
-        append_rows(a.out, lines)
-    except (LabelError, SetFileError, OSError) as error:
-        parser.exit(1, f"{error}\n")
+        raise SetFileError(f"{a.out}: is one of the label files, which -o would overwrite; give it another name")
+    lines = manifest(read_table(a.labels))
+    if a.check:
+        differences = compare(lines, read_manifest(a.check), a.tolerance)
+        print("\n".join([*differences, f"{len(lines)} structures, {len(differences)} differences"]))
+        return int(bool(differences))
+    a.out.unlink(missing_ok=True)
+    append_rows(a.out, lines)
     print(f"{a.out}: {len(lines)} structures")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from pyscf.data.elements import ELEMENTS
 
@@ -43,6 +44,8 @@ def draw(
     _gradients(axes[3], table.gradient_norm, gradient)
     _residuals(axes[4], table, residuals)
     _splits(axes[5], table)
+    for axis in (axes[0].xaxis, axes[1].xaxis, axes[4].xaxis, *(axes[k].yaxis for k in (0, 1, 2, 5))):
+        axis.set_major_locator(MaxNLocator(integer=True))  # atoms and structures are counted
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"{', '.join(p.name for p in table.paths)}: {table.xc}/{table.basis}, {len(table)} structures")
@@ -60,7 +63,7 @@ def _gradients(ax: Axes, norms: NDArray[np.float64], gradient: float | None) -> 
     known = norms[norms > 0]  # nan is not above 0
     ax.set(xlabel="norm of the orbital gradient, hartree", ylabel="structures")
     if not len(known):
-        ax.text(0.5, 0.5, "unknown", ha="center", transform=ax.transAxes)
+        ax.text(0.5, 0.5, "the file tells none", ha="center", transform=ax.transAxes)
         return
     largest = max(known.max(), gradient or 0)
     ax.hist(known, bins=np.geomspace(known.min() * 0.99, largest * 2, 41).tolist(), color=_COLOURS[0])
@@ -73,7 +76,7 @@ def _gradients(ax: Axes, norms: NDArray[np.float64], gradient: float | None) -> 
 def _residuals(ax: Axes, table: LabelTable, residuals: NDArray[np.float64]) -> None:
     ax.set(xlabel="atoms", ylabel="energy less fit, hartree")
     if not np.isfinite(residuals).any():
-        ax.text(0.5, 0.5, "unknown", ha="center", transform=ax.transAxes)
+        ax.text(0.5, 0.5, "too few structures to fit", ha="center", transform=ax.transAxes)
         return
     for colour, name, rows in (
         (_COLOURS[0], "neutral", table.charge == 0),

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import argparse
 import sqlite3
+import sys
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from contextlib import closing
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -31,6 +32,7 @@ from data.errors import MoleculeError, SetFileError
 from data.hamiltonians import aos_of_element
 from data.labelfile import Attributes, write_labels
 from data.structure import Array, LabelRow, Structure
+from training.command import command, make_parser
 
 BASIS, GRID_LEVEL = "def2-svp", 3
 FUNCTIONALS = ("b3lyp5", "b3lypg")  # PySCF's b3lyp was the first one before 2.3, it is the second one since
@@ -217,23 +219,30 @@ def convert(
             raise SetFileError(f"{path}: broken database ({error}); is the download complete?") from None
 
 
-def main() -> None:
+def options() -> argparse.ArgumentParser:
+    """Command line."""
+    parser = make_parser("data.qh9", __doc__)
+    parser.add_argument("database", type=Path, help="QH9Stable.db, QH9Dynamic_100k.db or QH9Dynamic_300k.db")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="label file (HDF5) to write")
+    parser.add_argument(
+        "--split", choices=("id", "ood", "mol", "geometry", "all"), default="",
+        help="official split; default: id for Stable, mol for Dynamic",
+    )  # fmt: skip
+    parts = ("train", "val", "test")
+    parser.add_argument("--part", nargs="+", choices=parts, default=parts, help="parts of the split to convert")
+    parser.add_argument("--limit", type=int, default=0, help="only so many rows; 0: all")
+    return parser
+
+
+@command()
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: convert one database."""
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("database", type=Path)
-    parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--split", choices=("id", "ood", "mol", "geometry", "all"), default="")
-    parser.add_argument("--part", nargs="+", choices=("train", "val", "test"), default=("train", "val", "test"))
-    parser.add_argument("--limit", type=int, default=0, help="only so many rows")
-    a = parser.parse_args()
-    try:
-        n, skipped = convert(a.database, a.out, a.split, a.part, a.limit)
-    except (SetFileError, OSError) as error:
-        parser.exit(1, f"{error}\n")
+    a = options().parse_args(arguments)
+    n, skipped = convert(a.database, a.out, a.split, a.part, a.limit)
     print(f"{a.out}: {n} labels; QH9 is {LICENCE}")
     for reason, count in skipped.most_common(10):
         print(f"left out: {count} x {reason}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -19,12 +19,13 @@ from pathlib import Path
 
 from data.checks import check_theory
 from data.cluster import connect
-from data.errors import JournalError, SetFileError
-from data.generate import enter, positive, theory_text, work_off
+from data.errors import SetFileError
+from data.generate import enter, theory_text, work_off
 from data.journal import Journal
 from data.settings import SetFile, Source, read_set
 from data.sources import read_sources
 from data.structure import Seed
+from training.command import command, make_parser, positive
 from training.rows import append_rows, read_rows
 
 Recipes = Sequence[tuple[Source, Seed]]
@@ -90,31 +91,31 @@ def _rows(path: Path, set_name: str) -> list[Row]:
         raise SetFileError(f"{path}: not a file of this command; move it away, or give -o another folder") from None
 
 
-def main() -> int:
+def options() -> argparse.ArgumentParser:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m data.scaling", description=(__doc__ or "").splitlines()[0])
+    parser = make_parser("data.scaling", __doc__)
     parser.add_argument("set", type=Path, help="set file (TOML)")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--workers", type=positive, nargs="+", default=[1, 2])
-    a = parser.parse_args()
+    parser.add_argument("--workers", type=positive, nargs="+", default=[1, 2], help="numbers of processes to compare")
+    return parser
+
+
+@command("runs that ended are kept; run the same command again, it goes on where it stopped")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    a = options().parse_args(arguments)
     path = a.out / "scaling.csv"
-    try:
-        set_file = read_set(a.set)
-        recipes = read_sources(set_file)
-        check_theory(set_file.theory, [seed for _, seed in recipes])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for workers, exact in [*((w, False) for w in a.workers), (max(a.workers), True)]:
-            done = {(row.set_name, row.workers, row.recipe) for row in _rows(path, set_file.name)}
-            if (set_file.name, workers, "exact" if exact else "fast") in done:
-                continue
-            labels = dataclasses.replace(set_file.labels, exact=exact)
-            append_rows(path, [measure(dataclasses.replace(set_file, labels=labels), recipes, workers)])
-        text = table(_rows(path, set_file.name))
-    except (SetFileError, JournalError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(text)
-    return 0
+    set_file = read_set(a.set)
+    recipes = read_sources(set_file)
+    check_theory(set_file.theory, [seed for _, seed in recipes])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for workers, exact in [*((w, False) for w in a.workers), (max(a.workers), True)]:
+        done = {(row.set_name, row.workers, row.recipe) for row in _rows(path, set_file.name)}
+        if (set_file.name, workers, "exact" if exact else "fast") in done:
+            continue
+        labels = dataclasses.replace(set_file.labels, exact=exact)
+        append_rows(path, [measure(dataclasses.replace(set_file, labels=labels), recipes, workers)])
+    print(table(_rows(path, set_file.name)))
 
 
 if __name__ == "__main__":

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from pyscf import lib
 
 from data.checks import check_theory
-from data.errors import MoleculeError, SetFileError
+from data.errors import MoleculeError
 from data.label import Converged, converge
 from data.settings import LabelSettings, SetFile, Source, TheoryLevel, read_set
 from data.structure import Seed, Structure
 from pyscf_tracegrad.blas import one_blas_thread
-from training.labels import LabelError, LabelFile
+from training.command import command, make_parser
+from training.labels import LabelFile
 from training.rows import append_rows, read_rows
 
 RECIPES = ("fast", "exact")
@@ -215,35 +216,32 @@ def structures_of(a: argparse.Namespace) -> tuple[list[Structure], TheoryLevel, 
 
 def options() -> argparse.ArgumentParser:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m data.throughput", description=(__doc__ or "").splitlines()[0])
+    parser = make_parser("data.throughput", __doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("set", type=Path, nargs="?", help="set file (TOML)")
-    what.add_argument("--labels", type=Path, help="label file (HDF5) whose structures to label again")
-    what.add_argument("--qm9", type=int, nargs="+", help="QM9 indices")
+    what.add_argument("--labels", type=Path, metavar="FILE", help="label file (HDF5) whose structures to label again")
+    what.add_argument("--qm9", type=int, nargs="+", metavar="INDEX", help="QM9 indices")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--count", type=int, default=0, help="so many structures, evenly over the sizes; 0: all")
     parser.add_argument("--max-atoms", type=int, default=0, help="only structures of at most so many atoms; 0: any")
     return parser
 
 
+@command("molecules that are done are kept; run the same command again, it goes on where it stopped")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns its exit status."""
     a = options().parse_args(arguments)
-    try:
-        a.out.mkdir(parents=True, exist_ok=True)
-        structures, theory, settings = structures_of(a)
-        if a.max_atoms:
-            structures = [s for s in structures if s.n_atoms <= a.max_atoms]
-        rows = run(spread(structures, a.count), theory, settings, a.out / "throughput.csv")
-        if not rows:
-            print("error: no molecule could be measured; see the reasons above", file=sys.stderr)
-            return 1
-        text = table(rows, theory, settings)
-        (a.out / "throughput.md").write_text(text)
-        draw(rows, theory, a.out / "throughput.png")
-    except (SetFileError, LabelError, MoleculeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    a.out.mkdir(parents=True, exist_ok=True)
+    structures, theory, settings = structures_of(a)
+    if a.max_atoms:
+        structures = [s for s in structures if s.n_atoms <= a.max_atoms]
+    rows = run(spread(structures, a.count), theory, settings, a.out / "throughput.csv")
+    if not rows:
+        print("error: no molecule could be measured; see the reasons above", file=sys.stderr)
+        return 1
+    text = table(rows, theory, settings)
+    (a.out / "throughput.md").write_text(text)
+    draw(rows, theory, a.out / "throughput.png")
     print(text)
     return 0
 

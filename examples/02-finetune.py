@@ -34,12 +34,16 @@ def compare(labels: Path, tuned: Path, out: Path, workers: int) -> None:
 
 def main() -> None:
     """The whole way."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python examples/02-finetune.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("set", nargs="?", type=Path, default=HERE / "finetune" / "mine.toml", help="set file (TOML)")
     parser.add_argument("--others", type=Path, help="label file of other molecules, training and validation")
     parser.add_argument("--alone", action="store_true", help="train on your molecules only")
-    parser.add_argument("--workers", type=int, default=2, help="processes for labels and SCFs")
-    parser.add_argument("--out", type=Path, default=Path("runs/finetune"))
+    parser.add_argument("--workers", type=int, default=2, help="processes for labels and SCFs (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/finetune"), help="folder (%(default)s)")
     a = parser.parse_args()
     out = a.out.absolute()
     out.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.optimize import BFGS
 from pyscf.data import nist
-from series import Series, compare, molecule
+from series import Series, compare, molecule, options
 
 from data.settings import Source
 from data.smiles import embed
@@ -41,6 +41,7 @@ class PySCF(Calculator):
 
 def main() -> None:
     """Print the table."""
+    options(__doc__).parse_args()
     source = Source(smiles=("OCC=O",))
     start = relax(embed(Seed("glycolaldehyde", smiles=source.smiles[0]), np.random.default_rng(0)))
     bent = start.positions + np.random.default_rng(1).normal(scale=0.08, size=start.positions.shape)

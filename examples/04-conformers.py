@@ -4,7 +4,7 @@ Eight embeddings by RDKit, relaxed with GFN2-xTB, those of the same energy once.
 on one core. The last density is that of another conformer here.
 """
 
-from series import compare, each
+from series import compare, each, options
 
 from data.prepare import prepare
 from data.settings import Source
@@ -16,6 +16,7 @@ SMILES = "OCCO"
 
 def main() -> None:
     """Print the table."""
+    options(__doc__).parse_args()
     source = Source(smiles=(SMILES,))
     found = [prepare(Seed(f"conformer{k}", smiles=SMILES), source)[0] for k in range(8)]
     conformers = list({round(energy(structure), 4): structure for structure in found}.values())

@@ -5,9 +5,7 @@ Twelve frames, FS femtoseconds apart (2 if not given), of Langevin dynamics at 3
 molecule's.
 """
 
-import sys
-
-from series import compare, each
+from series import compare, each, options
 
 from data.prepare import prepare
 from data.settings import Source
@@ -16,7 +14,11 @@ from data.structure import Seed
 
 def main() -> None:
     """Print the table."""
-    interval = float(sys.argv[1]) if len(sys.argv) > 1 else 2.0
+    parser = options(__doc__)
+    parser.add_argument("fs", metavar="FS", nargs="?", type=float, default=2.0, help="femtoseconds between frames")
+    interval = parser.parse_args().fs
+    if not interval > 0:
+        parser.error("FS must be above 0")
     source = Source(smiles=("OCC=O",), frames=12, interval=interval)
     frames = prepare(Seed("glycolaldehyde", smiles="OCC=O"), source)[1:]
 

@@ -7,6 +7,7 @@ tracegrad:                    every SCF from this package's guess
 tracegrad, then last density: each from the density of the one before; the first from this package's guess
 """
 
+import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,13 @@ from pyscf import gto
 import pyscf_tracegrad
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for `data`, which is no installed package
+
+
+def options(doc: str) -> argparse.ArgumentParser:
+    """Command line of an example, told by its docstring."""
+    program = f"python examples/{Path(sys.argv[0]).name}"
+    return argparse.ArgumentParser(prog=program, description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
 
 STARTS = ("minao", "last density", "tracegrad", "tracegrad, then last density")
 

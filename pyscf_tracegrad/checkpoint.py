@@ -46,7 +46,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, its checksum and its record, each in one atomic step."""
+    """Write a checkpoint, its checksum and its record, each in one atomic step; a failure leaves no partial file."""
     path = Path(path)
     data = {
         "format": FORMAT,
@@ -63,13 +63,16 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     torch.save(data, buffer)
     digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_bytes(buffer.getbuffer())
-    partial.replace(path)
-    partial.write_text(f"{digest}  {path.name}\n")
-    partial.replace(checksum_file(path))
     record = models.ModelRecord(checkpoint.xc, checkpoint.basis, checkpoint.shells)
-    partial.write_text(record.to_json(digest), encoding="utf-8")
-    partial.replace(models.record_file(path))
+    try:
+        partial.write_bytes(buffer.getbuffer())
+        partial.replace(path)
+        partial.write_text(f"{digest}  {path.name}\n")
+        partial.replace(checksum_file(path))
+        partial.write_text(record.to_json(digest), encoding="utf-8")
+        partial.replace(models.record_file(path))
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

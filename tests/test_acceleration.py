@@ -16,20 +16,24 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
+from network_helpers import TABLE, random_model
 from pyscf import dft, gto, scf
 
+from pyscf_tracegrad.checkpoint import Checkpoint, save_checkpoint
+from pyscf_tracegrad.config import ModelConfig
 from pyscf_tracegrad.density import diagonalise
 from training.acceleration import work
 from training.acceleration.__main__ import main
 from training.acceleration.instrument import Recorder, mean_error
 from training.acceleration.pictures import median_path
-from training.acceleration.protocol import Protocol, ProtocolError, read_protocol, settle
+from training.acceleration.protocol import Protocol, ProtocolError, own_model, read_protocol, settle
 from training.acceleration.ratios import Pair, failures, mean_of, pairs, saving
 from training.acceleration.report import colours_of, make_page, present
 from training.acceleration.runs import Row, Task, run_task
 from training.acceleration.sets import QH9_ACCELERATION, SNAPSHOTS, read_set
 from training.acceleration.targets import Targets
 from training.acceleration.work import RESULTS, chosen, make_tasks, read_results, without_failures
+from training.bench.common import make_start
 from training.bench.molecules import Molecule
 from training.metrics import occupied_virtual_error
 from training.rows import append_rows, read_rows
@@ -194,8 +198,12 @@ def test_pairs_are_of_the_same_solution() -> None:
 
 def test_intervals() -> None:
     assert mean_of([]).n == mean_of([math.nan]).n == 0
-    same = mean_of([0.5, 0.5, math.nan])
-    assert (same.n, same.mean, same.low, same.high) == (2, 0.5, 0.5, 0.5)
+    same = mean_of([0.5, 0.5, 0.5, 0.5, 0.5, math.nan])
+    assert (same.n, same.mean, same.low, same.high) == (5, 0.5, 0.5, 0.5)
+    few = mean_of([0.1, 0.2, 0.3, 0.4])  # an interval would be their smallest and their largest
+    assert math.isnan(few.low)
+    assert math.isnan(few.high)
+    assert str(few) == "0.250 ± 0.112"
     values = np.random.default_rng(1).normal(0.6, 0.1, 200).tolist()
     found = mean_of(values)
     half = 1.96 * np.std(values) / math.sqrt(200)
@@ -356,6 +364,59 @@ def test_the_page_escapes_names_and_tells_failures() -> None:
         *("tracegrad", "minao", "1e"),
         *("atom", "huckel", "sap"),
     ]
+
+
+def test_the_page_does_not_contradict_itself() -> None:
+    """What is slower from a guess of PySCF's own is no failure, and is told beside the sentence that there is none."""
+    rows = [row("a", "minao", 9, "1 0.1 0"), row("a", "1e", 14, "1 0.1 0"), row("a", "tracegrad", 1, "1 0")]
+    text = make_page("set", HF, {}, rows).markdown()
+    assert "## Failures (0)" in text
+    assert "from no guess of this package did one take more than one cycle more than from minao. " in text
+    assert "PySCF's own that did: 1e for 1 of 1 molecules." in text
+    assert "95 %" not in text.replace("a bootstrap 95 % interval of the mean from 5 molecules on", "")
+    only = make_page("set", HF, {}, rows[:2]).markdown()
+    assert "None: every SCF converged to minao's energy. PySCF's own that did" in only
+    several = [dataclasses.replace(r, molecule=f"{r.molecule}{k}") for r in rows for k in range(5)]
+    assert "| 1e | minao | 5 | 1.556 ± 0.000 | 1.556 to 1.556 |" in make_page("set", HF, {}, several).markdown()
+
+
+def test_a_wide_table_shows_that_it_scrolls() -> None:
+    page = make_page("set", HF, {}, [row("a", "minao", 9, "1 0.1 0")]).html()
+    frames = re.findall(r'<div class="scroll" tabindex="0" role="group" aria-label="[^"]*"><table>', page)
+    assert len(frames) == page.count("<table>") > 0
+    style = page[: page.index("</style>")]
+    assert re.search(r"\.scroll \{ overflow-x: auto; background:[^}]* local left,[^}]* scroll right", style, re.DOTALL)
+
+
+def test_the_model_of_a_study_is_one_s_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its guesses are made by it, it is part of the protocol, and another one needs another folder."""
+    config = ModelConfig(channels=4, layers=1, invariants=6, trace_hidden=8, radial=6)
+    path = tmp_path / "mine.pt"
+    save_checkpoint(path, Checkpoint(random_model(config), TABLE, "b3lyp", "def2-svp"))
+    mf = Protocol(grid_level=0).make_mf(WATER)
+    mine, shipped = (make_start(mf, "tracegrad-refine-off", model) for model in (str(path), ""))
+    assert mine.fields["route"] == shipped.fields["route"] == "network"
+    assert np.abs(mine.dm - shipped.dm).max() > 1e-6
+    model = own_model(path)
+    assert re.fullmatch(r"mine\.pt [0-9a-f]{16}", model.name)
+    (task,) = make_tasks([WATER], HF, ("minao",), 1, [], Targets(tmp_path), model.path)
+    assert task.model == str(path)
+    settle(tmp_path / "out", dataclasses.replace(HF, model=model.name))
+    assert read_protocol(tmp_path / "out")[0].model == model.name
+    with pytest.raises(ProtocolError, match=r"was begun with model = 'mine\.pt [0-9a-f]+', not ''"):
+        settle(tmp_path / "out", HF)
+    set_file = tmp_path / "w.xyz"
+    set_file.write_text(XYZ.format("") + "\n")
+    assert main([str(set_file), "-o", str(tmp_path / "x"), "--model", str(set_file)]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_long_name_has_a_target(tmp_path: Path) -> None:
+    targets, names = Targets(tmp_path), ("水" * 60, "水" * 61)
+    for k, name in enumerate(names):
+        targets.write(name, np.full((1, 1), float(k)))
+    assert [float(targets.read(name)[0, 0]) for name in names] == [0.0, 1.0]  # type: ignore[index]
 
 
 def test_a_study_by_its_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

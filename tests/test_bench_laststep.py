@@ -75,14 +75,11 @@ def test_means_are_geometric() -> None:
     assert table(rows).splitlines()[-1] == "| F | 3 | 10 | 1.0e-05 | 1.0e-05 | 1.0e-05 |"
 
 
-def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ("water", "hydrogen fluoride")
     labels = write_labels(tmp_path / "l.h5", {name: SMALL[name] for name in names}, ("val", "train"))
-    monkeypatch.setattr("sys.argv", ["laststep", "--labels", str(labels), "--every", "1"])
-    laststep.main()
+    assert laststep.main(["--labels", str(labels), "--every", "1"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 10
     labels = write_labels(tmp_path / "none.h5", {"water": SMALL["water"]}, ("train",))
-    monkeypatch.setattr("sys.argv", ["laststep", "--labels", str(labels)])
-    with pytest.raises(SystemExit):
-        laststep.main()
+    assert laststep.main(["--labels", str(labels)]) == 2
     assert "no held-out neutral molecule" in capsys.readouterr().err

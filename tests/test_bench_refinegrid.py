@@ -73,12 +73,9 @@ def test_times_are_over_those_of_the_first_variant() -> None:
     assert lines[4] == "| thinned | 1e-03 | 2 | 8.00 | 3.00 | 4.0e-05 | 4.0e-05 | 2 |"
 
 
-def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels = write_labels(tmp_path / "l.h5", {"water": SMALL["water"]}, ("val",))
-    monkeypatch.setattr("sys.argv", ["refinegrid", "--labels", str(labels)])
-    refinegrid.main()
+    assert refinegrid.main(["--labels", str(labels)]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 6
-    monkeypatch.setattr("sys.argv", ["refinegrid"])
-    with pytest.raises(SystemExit):
-        refinegrid.main()
+    assert refinegrid.main([]) == 2
     assert "no molecule of the right kind" in capsys.readouterr().err

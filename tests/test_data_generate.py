@@ -162,7 +162,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
         f"ulimit -f 60; exec {sys.executable} -m data.generate {tmp_path}/set.toml -o {tmp_path}/set.h5 --workers 1"
     )
     full = subprocess.run(["/bin/bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert full.returncode == 1
+    assert full.returncode == 2
     last = full.stderr.strip().splitlines()[-1]
     assert re.search(r"error: .*could not be written.*those before are safe\. Make room and run the same command", last)
     kept = journal_rows(tmp_path)
@@ -178,7 +178,7 @@ def test_a_disk_that_is_full_at_the_end_keeps_the_old_label_file(tmp_path: Path)
     before = (tmp_path / "set.h5").read_bytes()
     command = f"ulimit -f 8; exec {sys.executable} -m data.generate {tmp_path}/set.toml -o {tmp_path}/set.h5 --export"
     full = subprocess.run(["/bin/bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert full.returncode == 1
+    assert full.returncode == 2
     assert re.search(r"error: .*no room for the 0 MB of a label file", full.stderr)
     assert (tmp_path / "set.h5").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set.h5", "set.journal", "set.toml", "waters.xyz"]
@@ -213,7 +213,7 @@ def test_a_killed_scheduler_loses_nothing(tmp_path: Path, scheduler: tuple[str, 
     wait_for_labels(tmp_path)
     process.kill()
     _, errors = run.communicate(timeout=PATIENCE)
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert "error: the scheduler is gone" in errors
     assert "Traceback" not in errors
     assert 0 < len(journal_rows(tmp_path)) < 30
@@ -225,7 +225,7 @@ def test_a_killed_scheduler_loses_nothing(tmp_path: Path, scheduler: tuple[str, 
 def test_no_scheduler_at_the_address(tmp_path: Path) -> None:
     write_waters(tmp_path, 1)
     process = generate(tmp_path, "--scheduler", "nowhere")
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert "no Dask scheduler answers at 'nowhere'" in process.errors  # type: ignore[attr-defined]
 
 
@@ -259,10 +259,10 @@ def test_what_a_run_leaves_alone(tmp_path: Path, capsys: pytest.CaptureFixture[s
     write_waters(tmp_path, 1)
     out = tmp_path / "set.h5"
     out.write_bytes(b"labels")
-    assert command_line(tmp_path / "set.toml", "-o", out, "--export") == 1
+    assert command_line(tmp_path / "set.toml", "-o", out, "--export") == 2
     assert "there is nothing to export: no " in capsys.readouterr().err
     for path in (tmp_path, tmp_path / "set", tmp_path / "set.journal", "."):
-        assert command_line(tmp_path / "set.toml", "-o", path) == 1
+        assert command_line(tmp_path / "set.toml", "-o", path) == 2
         assert "-o is a label file, NAME.h5, not" in capsys.readouterr().err
     for wrong in (["--workers", "0"], ["--threads", "-1"], ["--export", "--retry-failed"]):
         with pytest.raises(SystemExit):

@@ -195,16 +195,9 @@ def test_levels_of_theory_are_not_mixed(tmp_path: Path) -> None:
         read_table([write(tmp_path / "a.h5", good_rows()), tmp_path / "b.h5"])
 
 
-def run(
-    main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
-) -> tuple[int, str, str]:
+def run(main: Callable[..., int], capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     """(exit status, standard output, standard error) of a command."""
-    monkeypatch.setattr("sys.argv", ["command", *map(str, arguments)])
-    status = 0
-    try:
-        main()
-    except SystemExit as error:
-        status = int(error.code or 0)
+    status = main([str(a) for a in arguments])
     printed = capsys.readouterr()
     return status, printed.out, printed.err
 
@@ -219,63 +212,55 @@ def test_command_line(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "summary.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_exit_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "a.h5", good_rows())
-    status, out, _ = run(inspect.main, monkeypatch, capsys, path, "--gradient", 1e-8, "--no-inchi")
+    status, out, _ = run(inspect.main, capsys, path, "--gradient", 1e-8, "--no-inchi")
     assert status == 1
     assert "methane_md7 1.0e-07, and 10 more" in out  # eight are named
-    status, out, err = run(inspect.main, monkeypatch, capsys, tmp_path / "none.h5")
+    status, out, err = run(inspect.main, capsys, tmp_path / "none.h5")
     assert (status, out) == (2, "")
     assert "none.h5: not a readable HDF5 file" in err
     write_labels(path, ATTRIBUTES, [])
-    assert "holds no labels" in run(inspect.main, monkeypatch, capsys, path)[2]
+    assert "holds no labels" in run(inspect.main, capsys, path)[2]
 
 
 @pytest.mark.parametrize("dataset", ["fock", "name"])
-def test_damage_inside_a_file_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], dataset: str
-) -> None:
+def test_damage_inside_a_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], dataset: str) -> None:
     path = write(tmp_path / "a.h5", good_rows())
     with h5py.File(path) as file:
         chunk = file[dataset].id.get_chunk_info(0)
     with path.open("rb+") as raw:
         raw.seek(chunk.byte_offset + 4)  # of a name, its address in the file, not its length
         raw.write(b"\xff" * 12)
-    status, out, err = run(inspect.main, monkeypatch, capsys, path, "--no-inchi")
+    status, out, err = run(inspect.main, capsys, path, "--no-inchi")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "a.h5: damaged inside, copy or make it again" in err
     if dataset == "name":
-        assert run(manifest.main, monkeypatch, capsys, path, "-o", tmp_path / "a.csv")[0] == 1
+        assert run(manifest.main, capsys, path, "-o", tmp_path / "a.csv")[0] == 2
 
 
-def test_an_unknown_basis_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unknown_basis_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_labels(tmp_path / "a.h5", dataclasses.replace(ATTRIBUTES, basis="foo"), good_rows())
-    status, out, err = run(inspect.main, monkeypatch, capsys, tmp_path / "a.h5", "--no-inchi")
+    status, out, err = run(inspect.main, capsys, tmp_path / "a.h5", "--no-inchi")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "PySCF does not have the basis 'foo' of the labels" in err
 
 
-def test_elements_and_splits_that_do_not_exist(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_elements_and_splits_that_do_not_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "a.h5", [(r, "dev") for r, _ in good_rows()])
-    status, out, err = run(inspect.main, monkeypatch, capsys, path, "--no-inchi", "-o", tmp_path / "out")
+    status, out, err = run(inspect.main, capsys, path, "--no-inchi", "-o", tmp_path / "out")
     assert (status, err) == (1, "no picture: no structure is in any of train, val, test\n")
     assert (tmp_path / "out" / "summary.md").read_text() == out
     with h5py.File(path, "r+") as file:
         file["atomic_numbers"][0] = 200
-    status, out, err = run(inspect.main, monkeypatch, capsys, path, "--no-inchi")
+    status, out, err = run(inspect.main, capsys, path, "--no-inchi")
     assert (status, out) == (2, "")
     assert "a.h5: atomic numbers that no element has" in err
 
 
-def test_the_folder_is_checked_before_the_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_folder_is_checked_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "a.h5", good_rows())
-    status, out, err = run(inspect.main, monkeypatch, capsys, path, "-o", path)
+    status, out, err = run(inspect.main, capsys, path, "-o", path)
     assert (status, out) == (2, "")
     assert "a.h5: not a folder that can be written to" in err
     assert len(read_table([path])) == 18
@@ -300,12 +285,10 @@ def test_the_picture_of_a_file_without_energies(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").stat().st_size > 10_000
 
 
-def test_manifest_and_its_check(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_manifest_and_its_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, out = write(tmp_path / "a.h5", good_rows()), tmp_path / "a.csv"
-    assert run(manifest.main, monkeypatch, capsys, path, "-o", out)[0] == 0
-    check = partial(run, manifest.main, monkeypatch, capsys, path, "--check", out)
+    assert run(manifest.main, capsys, path, "-o", out)[0] == 0
+    check = partial(run, manifest.main, capsys, path, "--check", out)
     assert check() == (0, "18 structures, 0 differences\n", "")
     lines = manifest.read_manifest(out)
     assert lines == manifest.manifest(read_table([path]))
@@ -330,17 +313,15 @@ def test_manifest_and_its_check(
     assert check()[:2] == (1, "methane_md0 is missing\n17 structures, 1 differences\n")
 
 
-def test_a_manifest_overwrites_no_labels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_manifest_overwrites_no_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "a.h5", good_rows())
     (tmp_path / "link.h5").symlink_to(path)
     for out in (path, tmp_path / "link.h5"):
-        status, _, err = run(manifest.main, monkeypatch, capsys, path, "-o", out)
-        assert status == 1
+        status, _, err = run(manifest.main, capsys, path, "-o", out)
+        assert status == 2
         assert "is one of the label files" in err
-    status, _, err = run(manifest.main, monkeypatch, capsys, path, "-o", tmp_path)
-    assert (status, err.count("\n")) == (1, 1)
+    status, _, err = run(manifest.main, capsys, path, "-o", tmp_path)
+    assert (status, err.count("\n")) == (2, 1)
     assert len(read_table([path])) == 18
 
 

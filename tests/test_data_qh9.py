@@ -333,19 +333,13 @@ def test_unknown_degrees_are_refused() -> None:
         hamiltonians.reorder(hamiltonians.CONVENTIONS[0], mol)
 
 
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
     """(exit status, standard error) of data.hamiltonians."""
-    monkeypatch.setattr("sys.argv", ["hamiltonians", "--unit", "angstrom", *map(str, arguments)])
-    try:
-        hamiltonians.main()
-    except SystemExit as error:
-        return int(error.code or 0), capsys.readouterr().err
-    return 0, capsys.readouterr().err
+    status = hamiltonians.main(["--unit", "angstrom", *map(str, arguments)])
+    return status, capsys.readouterr().err
 
 
-def test_what_the_command_line_cannot_use_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_the_command_line_cannot_use_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, out = write_npz(tmp_path / "a.npz", "orca"), tmp_path / "a.h5"
     (tmp_path / "file").touch()
     for xc, basis, to, message in (
@@ -355,11 +349,11 @@ def test_what_the_command_line_cannot_use_is_one_line(
         ("pbe", "foo", out, "a.npz, frame 0: theory.basis 'foo' has no functions for H"),
         ("pbx", BASIS, out, "theory.xc 'pbx' is not a functional"),
     ):
-        status, error = command(monkeypatch, capsys, path, "-o", to, "--xc", xc, "--basis", basis)
-        assert (status, error.count("\n")) == (1, 1)
+        status, error = command(capsys, path, "-o", to, "--xc", xc, "--basis", basis)
+        assert (status, error.count("\n")) == (2, 1)
         assert message in error
         assert not out.exists()
-    assert command(monkeypatch, capsys, path, "-o", out, "--xc", "pbe", "--basis", BASIS) == (0, "")
+    assert command(capsys, path, "-o", out, "--xc", "pbe", "--basis", BASIS) == (0, "")
     assert len(LabelFile(out)) == 3
 
 

@@ -22,9 +22,8 @@ def set_file(path: Path, name: str = "one", xc: str = "hf", basis: str = "sto-3g
     return path
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr("sys.argv", ["scaling", *map(str, arguments)])
-    return scaling.main()
+def run(*arguments: object) -> int:
+    return scaling.main([str(a) for a in arguments])
 
 
 @pytest.fixture
@@ -42,21 +41,20 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, bool]]:
 
 def test_sets_are_told_apart(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     measured: list[tuple[str, int, bool]],
 ) -> None:
     one, two = set_file(tmp_path / "1.toml"), set_file(tmp_path / "2.toml", "two")
-    assert run(monkeypatch, one, "-o", tmp_path / "out", "--workers", 1, 2, 1) == 0
+    assert run(one, "-o", tmp_path / "out", "--workers", 1, 2, 1) == 0
     first = capsys.readouterr().out
     assert first.splitlines()[2:] == [
         "| 1 | fast | 10 | 0 | 1000 | 1.00 |",
         "| 2 | fast | 20 | 0 | 2000 | 2.00 |",
         "| 2 | exact | 20 | 0 | 2000 | 2.00 |",
     ]
-    assert run(monkeypatch, two, "-o", tmp_path / "out", "--workers", 3) == 0
+    assert run(two, "-o", tmp_path / "out", "--workers", 3) == 0
     assert len(capsys.readouterr().out.splitlines()) == 4
-    assert run(monkeypatch, one, "-o", tmp_path / "out") == 0
+    assert run(one, "-o", tmp_path / "out") == 0
     assert capsys.readouterr().out == first
     assert measured == [("one", 1, False), ("one", 2, False), ("one", 2, True), ("two", 3, False), ("two", 3, True)]
 
@@ -64,13 +62,12 @@ def test_sets_are_told_apart(
 @pytest.mark.parametrize(("theory", "message"), [({"xc": "b3lpy"}, "theory.xc"), ({"basis": "foo"}, "theory.basis")])
 def test_the_theory_is_checked_first(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     measured: list[tuple[str, int, bool]],
     theory: dict[str, str],
     message: str,
 ) -> None:
-    assert run(monkeypatch, set_file(tmp_path / "1.toml", **theory), "-o", tmp_path / "out") == 1
+    assert run(set_file(tmp_path / "1.toml", **theory), "-o", tmp_path / "out") == 2
     assert message in capsys.readouterr().err
     assert not measured
     assert not (tmp_path / "out").exists()
@@ -94,7 +91,7 @@ def test_a_run_without_labels_is_refused(
     it = read_set(path)
     with pytest.raises(SetFileError, match=r"1 workers made no label, .*; mol0001: it burnt down"):
         scaling.measure(it, read_sources(it), 1)
-    assert run(monkeypatch, path, "-o", tmp_path / "out", "--workers", 1) == 1
+    assert run(path, "-o", tmp_path / "out", "--workers", 1) == 2
     assert "it burnt down" in capsys.readouterr().err
     assert not (tmp_path / "out" / "scaling.csv").exists()
 
@@ -105,21 +102,20 @@ def test_ratios_to_a_run_without_labels() -> None:
 
 
 @pytest.mark.parametrize("workers", ["0", "-1", "two"])
-def test_workers_are_positive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str) -> None:
+def test_workers_are_positive(tmp_path: Path, workers: str) -> None:
     with pytest.raises(SystemExit, match="2"):
-        run(monkeypatch, set_file(tmp_path / "1.toml"), "-o", tmp_path / "out", "--workers", workers)
+        run(set_file(tmp_path / "1.toml"), "-o", tmp_path / "out", "--workers", workers)
 
 
 def test_a_file_of_other_columns_and_a_folder_that_is_none(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     measured: list[tuple[str, int, bool]],
 ) -> None:
     path = set_file(tmp_path / "1.toml")
     (tmp_path / "scaling.csv").write_text("workers,recipe,labels,failed,seconds\n1,fast,1,0,1.0\n")
-    assert run(monkeypatch, path, "-o", tmp_path) == 1
+    assert run(path, "-o", tmp_path) == 2
     assert "not a file of this command" in capsys.readouterr().err
-    assert run(monkeypatch, path, "-o", path) == 1
+    assert run(path, "-o", path) == 2
     assert capsys.readouterr().err.startswith("error: ")
     assert not measured

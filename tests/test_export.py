@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import sys
+import re
 from pathlib import Path
 
 import pytest
@@ -35,19 +35,18 @@ def run(labels: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def command(module: object, monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["command", *map(str, words)])
-    module.main()  # type: ignore[attr-defined]
+def command(module: object, *words: object) -> None:
+    assert module.main([str(word) for word in words]) == 0  # type: ignore[attr-defined]
 
 
-def test_export(labels: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export(labels: Path, run: Path, tmp_path: Path) -> None:
     """The running mean of the weights with its card; figures of the evaluation that lies in the run."""
     words = ("--labels", labels, "--model", run / "model.pt", "--routes", "network", "--scf", "none")
-    command(evaluate, monkeypatch, *words, "--out", run / "val.csv")
+    command(evaluate, *words, "--out", run / "val.csv")
     about = tmp_path / "about.md"
     about.write_text("Two waters and hydrogen fluoride, CC0.\n")
-    command(export, monkeypatch, run, "-o", tmp_path / "weights", "--about", about)
-    out = tmp_path / "weights" / "qhnet_so2.pt"
+    command(export, run, "-o", tmp_path / "weights", "--about", about)
+    out = tmp_path / "weights" / "run.pt"  # named by its run, not by the shipped model
     shipped, trained = load_model(out).checkpoint, load_model(run / "model.pt").checkpoint
     for name, value in trained.model.state_dict().items():
         assert (shipped.model.state_dict()[name] == value).all()
@@ -56,11 +55,16 @@ def test_export(labels: Path, run: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert "3 training molecules with elements H C N O F. Two waters and hydrogen fluoride, CC0." in card
     assert "| neutral | network | 1 |" in card
     assert "* channels: 4" in card
-    assert "the reference alone" in card
+    assert "F_ref alone, refined" in card
+    assert card.startswith("# Model card: run\n")
+    assert "'damping': (0.4,)" in card  # the reference has one step
+    assert re.search(r"^Run: 2 steps, 3 molecules, \d+\.\d\d hours\.", card, re.MULTILINE)
+    assert "steps aside" not in card
+    assert "the guess is made from F_ref there" in card
 
 
-def test_a_card_without_figures_says_so(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command(export, monkeypatch, run, "-o", tmp_path / "mine.pt", "--serve-ions")
+def test_a_card_without_figures_says_so(run: Path, tmp_path: Path) -> None:
+    command(export, run, "-o", tmp_path / "mine.pt", "--serve-ions")
     assert load_model(tmp_path / "mine.pt").checkpoint.serve_ions
     card = (tmp_path / "mine.md").read_text()
     assert "Not evaluated." in card

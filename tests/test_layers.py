@@ -13,6 +13,7 @@ from e3nn import o3
 import pyscf_tracegrad
 from pyscf_tracegrad.block_basis import pair_basis, site_basis
 from pyscf_tracegrad.blocks import PairDecoder, PairEmbedding, SiteDecoder, SiteEmbedding, gather_blocks, scatter_blocks
+from pyscf_tracegrad.layers import wigner
 from pyscf_tracegrad.layers.degrees import block_diagonal, bond_rotations, degrees
 from pyscf_tracegrad.layers.linear import DegreeLinear, SO2Linear
 from pyscf_tracegrad.layers.norm import EquivariantNorm
@@ -79,6 +80,26 @@ def test_frames_on_the_axes_are_orthogonal(vector: tuple[float, float, float]) -
     for matrix in bond_rotations(torch.tensor([vector]), L):
         identity = torch.eye(matrix.shape[1], dtype=torch.float64)
         assert (matrix[0] @ matrix[0].T - identity).abs().max() < 1e-13
+
+
+@pytest.mark.parametrize("l", range(7))
+def test_the_constant_turn_does_not_hang_on_the_last_digits_of_a_least_squares(
+    l: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LAPACK's differ from process to process, and every training with them."""
+    turn, lstsq = wigner._turn.__wrapped__, torch.linalg.lstsq
+    clean = turn(l)
+    points = double(50, 3, seed=7)
+    before, after = (o3.spherical_harmonics(l, x, normalize=True) for x in (points, points @ wigner._AXES.T))
+    assert torch.allclose(before @ clean.T, after, rtol=0, atol=1e-14)
+
+    def noisy(*arguments: torch.Tensor) -> object:
+        found = lstsq(*arguments)
+        noise = 1e-13 * double(*found.solution.shape, seed=l)
+        return type(found)((found.solution + noise, *found[1:]))
+
+    monkeypatch.setattr(torch.linalg, "lstsq", noisy)
+    assert torch.equal(turn(l), clean)
 
 
 def test_wigner_3j_values_are_frozen() -> None:

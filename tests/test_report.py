@@ -289,23 +289,18 @@ def test_command_line_writes_the_page_and_how_it_was_made(
     label_file: Path,
     cache: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
     out = tmp_path / "a page"
     words = [str(run), "--labels", str(label_file), "--limit", "1", "--cache", str(cache), "-o", str(out)]
-    monkeypatch.setattr("sys.argv", ["report", *words])
-    report.main()
+    assert report.main(words) == 0
     assert str(out / "report.html") in capsys.readouterr().out
     assert "```toml\n[start]\n" in (out / "report.md").read_text()
     (pre,) = re.findall("```sh\n(.*)\n```", (out / "report.md").read_text(), re.DOTALL)
     references, command = pre.splitlines()
     assert references.startswith("python -m training.references --labels ")
     assert f"--split val --limit 1 --cache {cache} -o '{out}'" in command
-    monkeypatch.setattr("sys.argv", ["report", str(tmp_path), "--labels", str(label_file)])
-    with pytest.raises(SystemExit) as stop:
-        report.main()
-    assert stop.value.code == 2
+    assert report.main([str(tmp_path), "--labels", str(label_file)]) == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}: no model.pt in it")
 
 
@@ -442,10 +437,8 @@ def test_empty_log_is_refused_and_the_old_picture_stays(tmp_path: Path) -> None:
     assert picture.read_bytes() == b"old"
 
 
-def test_curves_command(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["curves", str(run), "-o", str(tmp_path / "x.png")])
-    curves.main()
+def test_curves_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert curves.main([str(run), "-o", str(tmp_path / "x.png")]) == 0
     assert (tmp_path / "x.png").read_bytes().startswith(PNG)
-    monkeypatch.setattr("sys.argv", ["curves", str(tmp_path)])
-    with pytest.raises(SystemExit, match="cannot be read"):
-        curves.main()
+    assert curves.main([str(tmp_path)]) == 2
+    assert "cannot be read" in capsys.readouterr().err

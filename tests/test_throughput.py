@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -126,8 +125,7 @@ def test_command_line_measures_what_is_missing(
     out, asked = tmp_path / "rows.csv", list[Job]()
 
     def run(*options: str) -> None:
-        monkeypatch.setattr(sys, "argv", ["x", "--config", str(config), "--carbons", "1", "--seconds", "0", *options])
-        throughput.main()
+        assert throughput.main(["--config", str(config), "--carbons", "1", "--seconds", "0", *options]) == 0
 
     run("--batch", "1", "--modes", "inference", "--out", str(out))
     (row,) = read_rows(out, Throughput)
@@ -149,8 +147,7 @@ def test_command_line_measures_what_is_missing(
     assert len(read_rows(out, Throughput)) == 3
 
 
-def test_wrong_options_are_refused(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_options_are_refused(config: Path) -> None:
     for options in (["--batch", "0"], ["--device", "tpu"], ["--carbons", "0"]):
-        monkeypatch.setattr(sys, "argv", ["x", "--config", str(config), *options])
         with pytest.raises(SystemExit):
-            throughput.main()
+            throughput.main(["--config", str(config), *options])

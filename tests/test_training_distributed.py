@@ -37,7 +37,7 @@ def train_in_group(rank: int, workspace: str, ports: list[int], commands: list[l
     for port, command in zip(ports, commands, strict=True):
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        main(command)
+        assert main(command) == 0
 
 
 def test_two_processes_give_the_weights_of_one(workspace: Path, data: list[FockData], tmp_path: Path) -> None:

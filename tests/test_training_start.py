@@ -28,9 +28,10 @@ from training.config import Hardware, LossWeights, RunConfig, Schedule, read_con
 from training.labels import LabelError, Theory
 from training.logs import read_log
 from training.loop import Trainer, validate
+from training.prepare import load_molecules
 from training.start import Start, check_shells
 from training.tensors import file_digest
-from training.train import load_molecules, main
+from training.train import main
 
 CONFIGS = Path(__file__).parents[1] / "training" / "configs"
 
@@ -77,7 +78,8 @@ def test_command_fine_tunes_and_measures_forgetting(
     config.write_text(f'[schedule]\nsteps = 3\nbatch_size = 1\n[start]\nmodel = "{trained}"\n[model]\nchannels = 8\n')
     run = tmp_path / "run"
     old = workspace / "labels.h5"
-    main([str(config), "--labels", str(labels), "--out", str(run), "--device", "cpu", "--validation", f"old={old}"])
+    words = [str(config), "--labels", str(labels), "--out", str(run), "--device", "cpu"]
+    assert main([*words, "--validation", f"old={old}"]) == 0
     rows = read_log(run / "log.csv")
     assert [row["step"] for row in rows] == ["0", "3"]
     assert {"val_mae", "old_mae", "old_ov", "old_mo"} <= set(rows[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -137,29 +138,39 @@ def test_killed_run_goes_on_to_the_weights_of_an_uninterrupted_one(
         run.run(None, {}, every=100)
     assert same_weights(whole.model, killed.model)
     assert same_weights(whole.mean, killed.mean)
+    assert (tmp_path / "killed" / "model.pt").read_bytes() == (tmp_path / "whole" / "model.pt").read_bytes()
     assert (tmp_path / "killed" / "run.json").exists()
 
 
-def test_sigterm_saves_and_stops(
-    data: list[FockData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("number", "name", "status"), [(signal.SIGTERM, "SIGTERM", 143), (signal.SIGINT, "Ctrl-C", 130)]
+)
+def test_sigterm_and_ctrl_c_save_and_stop(
+    number: int,
+    name: str,
+    status: int,
+    data: list[FockData],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     whole = trainer(run_config(), data, tmp_path / "whole")
     whole.run(None, {})
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     run = trainer(run_config(), data, tmp_path / "run")
     original = run._one_step
 
     def one_step(*arguments: object) -> None:
         original(*arguments)  # type: ignore[arg-type]
         if run.step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
     monkeypatch.setattr(run, "_one_step", one_step)
     with pytest.raises(SystemExit) as caught:
         run.run(None, {}, every=100)
-    assert caught.value.code == 143
-    assert f"stopped by SIGTERM: {tmp_path / 'run'} has the state of step 3" in capsys.readouterr().out
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert caught.value.code == status
+    assert f"stopped by {name}: {tmp_path / 'run'} has the state of step 3" in capsys.readouterr().out
+    assert signal.getsignal(number) is before
     again = trainer(run_config(), data, tmp_path / "run", resume=True)
     again.run(None, {})
     assert same_weights(again.mean, whole.mean)
@@ -209,21 +220,30 @@ def test_missing_and_damaged_states_are_named(data: list[FockData], tmp_path: Pa
 
 
 def test_command_refuses_what_would_overwrite_or_mix_runs(
-    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def refused(status: int, message: str) -> None:
+        assert status == 2
+        line = capsys.readouterr().err.splitlines()[-1]  # after progress bars
+        assert re.match(f"error: .*{message}", line)
+
     monkeypatch.chdir(workspace)
     arguments = command(workspace, run_config(steps=2), tmp_path / "run")
-    main(arguments)
-    with pytest.raises(SystemExit, match=r"error: .*holds a run; go on with it \(--resume\)"):
-        main(arguments)
+    assert main(arguments) == 0
+    refused(main(arguments), r"holds a run; go on with it \(--resume\)")
     changed = tmp_path / "labels.h5"
     changed.write_bytes((workspace / "labels.h5").read_bytes() + b" ")
     arguments[2] = str(changed)
-    with pytest.raises(SystemExit, match=r"error: .*the content of labels\.h5 has changed"):
-        main([*arguments, "--resume"])
-    with pytest.raises(SystemExit, match="error: --validation takes NAME=FILE"):
-        main([*command(workspace, run_config(), tmp_path / "new"), "--validation", "old.h5"])
-    with pytest.raises(SystemExit, match="the name 'val' is taken"):
-        main([*command(workspace, run_config(), tmp_path / "new"), "--validation", "val=old.h5"])
-    with pytest.raises(SystemExit, match=r"error: .*not a readable HDF5 file"):
-        main([*command(workspace, run_config(), tmp_path / "new"), "--validation", "old=none.h5"])
+    refused(main([*arguments, "--resume"]), r"the content of labels\.h5 has changed")
+    refused(
+        main([*command(workspace, run_config(), tmp_path / "new"), "--validation", "old.h5"]),
+        r"--validation takes NAME=FILE",
+    )
+    refused(
+        main([*command(workspace, run_config(), tmp_path / "new"), "--validation", "val=old.h5"]),
+        r"the name 'val' is taken",
+    )
+    refused(
+        main([*command(workspace, run_config(), tmp_path / "new"), "--validation", "old=none.h5"]),
+        r"not a readable HDF5 file",
+    )

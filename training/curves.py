@@ -9,19 +9,26 @@ import argparse
 import csv
 import math
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
+
+from training.command import command, make_parser
+from training.files import LOG
+
+if TYPE_CHECKING:  # matplotlib is loaded where something is drawn
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import Locator
 
 Array = NDArray[np.float64]
 
-LOG, PICTURE = "log.csv", "curves.png"
+PICTURE = "curves.png"
 COLOURS = ("#4477aa", "#ee6677", "#ccbb44", "#228833", "#66ccee", "#aa3377")  # Paul Tol's bright scheme
 _FEW = 40  # points; more make the dots a band
 
@@ -109,6 +116,8 @@ def _plain(value: float, _: object = None) -> str:
 
 def _locator(low: float, high: float) -> Locator:
     """Ticks of a logarithmic axis: some in every range, nowhere too many."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
     if high / low < 3:
         return MaxNLocator(5)
     if high / low < 12:
@@ -118,6 +127,8 @@ def _locator(low: float, high: float) -> Locator:
 
 def logarithmic(ax: Axes, low: float, high: float) -> None:
     """Give an axes a logarithmic y-axis from low to high, with ticks and grid lines in every range."""
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
     ax.set(yscale="log", ylim=(low, high))
     ax.yaxis.set_major_locator(_locator(low, high))
     ax.yaxis.set_minor_locator(NullLocator())
@@ -127,6 +138,8 @@ def logarithmic(ax: Axes, low: float, high: float) -> None:
 
 
 def _draw_panel(ax: Axes, panel: _Panel, curves: Curves, colours: Mapping[str, str]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=8)
     series = curves.series(panel.ending)
@@ -178,6 +191,8 @@ def draw_curves(log: Path, picture: Path) -> None:
     set of molecules, `train` and the validation sets; others are ignored and any but the step may be missing. Legends
     tell the last values. Raises ValueError where the log is missing or has no row.
     """
+    from matplotlib.figure import Figure
+
     curves = read_log(log)
     colours = _colours(curves)
     figure = Figure(figsize=(9, 5.6))
@@ -196,6 +211,8 @@ def draw_curves(log: Path, picture: Path) -> None:
 
 def panel_figures(curves: Curves) -> dict[str, Figure]:
     """The panels of `draw_curves` that have a value, each a figure without heading for a page: heading -> figure."""
+    from matplotlib.figure import Figure
+
     colours, found = _colours(curves), {}
     for panel in _PANELS:
         if curves.series(panel.ending):
@@ -205,19 +222,22 @@ def panel_figures(curves: Curves) -> dict[str, Figure]:
     return found
 
 
-def main() -> None:
+def options() -> argparse.ArgumentParser:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser("training.curves", __doc__)
     parser.add_argument("run", type=Path, help="run folder with its log.csv")
-    parser.add_argument("-o", "--out", type=Path, help=f"the picture; {PICTURE} in the run folder if not given")
-    a = parser.parse_args()
+    parser.add_argument("-o", "--out", type=Path, help=f"the picture; default: {PICTURE} in the run folder")
+    return parser
+
+
+@command()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    a = options().parse_args(arguments)
     picture = a.out or a.run / PICTURE
-    try:
-        draw_curves(a.run / LOG, picture)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"{error}") from None
+    draw_curves(a.run / LOG, picture)
     print(picture)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

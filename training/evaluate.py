@@ -17,31 +17,36 @@ import argparse
 import csv
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto, lib
 from tqdm import tqdm
 
-from pyscf_tracegrad.checkpoint import Checkpoint
 from pyscf_tracegrad.density import aufbau, diagonalise, make_density
 from pyscf_tracegrad.graph import molecule_graph
 from pyscf_tracegrad.guess import make_guess
 from pyscf_tracegrad.options import GuessOptions
-from pyscf_tracegrad.pretrained import PretrainedModel, correction, load_model
 from pyscf_tracegrad.reference import Reference, build_reference
+from training.command import command, make_parser, positive, worker_pool
 from training.cycles import NOT_RUN, SCF_CHOICES, CycleCounter, Scf
-from training.labels import Label, LabelFile
+from training.labels import Label, LabelError, LabelFile
 from training.metrics import atoms_of_aos, fock_errors, occupied_virtual_error
 from training.rows import append_rows, read_rows
+
+if TYPE_CHECKING:  # torch is loaded by the work, not by the command's help
+    from pyscf_tracegrad.checkpoint import Checkpoint
 
 __all__ = ["Row", "evaluate_fock", "evaluate_molecule", "occupied_virtual_error", "summary"]
 
 Array = NDArray[np.float64]
+SPLITS = ("val", "train", "test")
+ROUTES = ("guess", "network", "reference")
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,8 @@ def network_fock(checkpoint: Checkpoint, mol: gto.Mole, reference: Reference) ->
 
     Raises UnsupportedBasis for elements or shells that the model does not know.
     """
+    from pyscf_tracegrad.pretrained import correction
+
     graph = molecule_graph(mol, checkpoint.shells, checkpoint.model.config.cutoff)
     return reference.fock + correction(checkpoint.model, graph, reference)
 
@@ -140,6 +147,8 @@ def evaluate_molecule(
 
     reference: made with the model's settings, by `build_reference` or from the cache (`references.cached_reference`).
     """
+    from pyscf_tracegrad.pretrained import PretrainedModel
+
     mol = label.molecule(basis)
     counter = CycleCounter(label, mol, xc, scf)
     makers: dict[str, Callable[[], Array]] = {
@@ -161,15 +170,22 @@ class _Task:
 
 
 def _run(task: _Task) -> list[Row]:
+    """Rows of one molecule. Raises LabelError that names file and molecule where the label cannot be used."""
     import torch
+
+    from pyscf_tracegrad.pretrained import load_model
 
     torch.set_num_threads(task.threads)
     lib.num_threads(task.threads)
-    labels = LabelFile(task.path)
-    label, theory = labels[task.index], labels.theory
     checkpoint = load_model(task.model).checkpoint
-    reference = build_reference(label.molecule(theory.basis), checkpoint.model.config.reference)
-    return evaluate_molecule(label, theory.basis, theory.xc, checkpoint, reference, task.routes, task.scf)
+    labels = LabelFile(task.path)
+    theory = labels.theory
+    try:
+        label = labels[task.index]
+        reference = build_reference(label.molecule(theory.basis), checkpoint.model.config.reference)
+        return evaluate_molecule(label, theory.basis, theory.xc, checkpoint, reference, task.routes, task.scf)
+    except (ValueError, RuntimeError, OSError) as error:  # as PySCF and HDF5 tell a charge or a number that is wrong
+        raise LabelError(f"{task.path}, molecule {labels.names[task.index]}: {error}") from error
 
 
 def _groups(rows: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
@@ -259,31 +275,43 @@ def _earlier_rows(out: Path | None, scf: Scf) -> list[Row]:
     return rows
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--labels", nargs="+", required=True, help="label files (HDF5)")
-    parser.add_argument("--model", help="model file; the shipped one if not given")
-    parser.add_argument("--split", default="val", choices=("val", "train"))
-    parser.add_argument(
-        "--routes", nargs="+", default=["guess", "network", "reference"], choices=("guess", "network", "reference")
-    )
-    parser.add_argument("--out", type=Path, help="CSV of the rows; an existing one is continued")
-    parser.add_argument("--limit", type=int, help="only so many molecules of each file")
-    parser.add_argument("--workers", type=int, default=1, help="processes")
-    parser.add_argument("--threads", type=int, default=1, help="threads per process")
-    parser.add_argument("--scf", default="exact", choices=SCF_CHOICES, help="how cycles are counted")
-    a = parser.parse_args()
-    rows = _earlier_rows(a.out, a.scf)
-    done = {(r.name, r.route) for r in rows}
+def _tasks(a: argparse.Namespace, done: set[tuple[str, str]]) -> list[_Task]:
+    """What has no row yet. Raises LabelError for a file that is none, and where there is no molecule of the split."""
+    files = {path: LabelFile(path) for path in a.labels}
+    if not any(a.split in labels.splits for labels in files.values()):
+        there = ", ".join(sorted({split for labels in files.values() for split in labels.splits})) or "none"
+        raise LabelError(f"no molecule of split {a.split!r} in {', '.join(a.labels)}; splits there: {there}")
     tasks = []
-    for path in a.labels:
-        labels = LabelFile(path)
+    for path, labels in files.items():
         for k in [k for k, split in enumerate(labels.splits) if split == a.split][: a.limit]:
             routes = tuple(route for route in a.routes if (labels.names[k], route) not in done)
             if routes:
                 tasks.append(_Task(path, k, a.model, routes, a.scf, a.threads))
-    with ProcessPoolExecutor(a.workers) as pool:
+    return tasks
+
+
+def options() -> argparse.ArgumentParser:
+    """Command line."""
+    parser = make_parser("training.evaluate", __doc__)
+    parser.add_argument("--labels", nargs="+", required=True, metavar="FILE", help="label files (HDF5)")
+    parser.add_argument("--model", help="model file; default: the shipped one")
+    parser.add_argument("--split", default="val", choices=SPLITS, help="molecules to evaluate")
+    parser.add_argument("--routes", nargs="+", default=list(ROUTES), choices=ROUTES, help="whose matrices")
+    parser.add_argument("--out", type=Path, metavar="CSV", help="file of the rows; an existing one is continued")
+    parser.add_argument("--limit", type=positive, help="only so many molecules of each file")
+    parser.add_argument("--workers", type=positive, default=1, help="processes")
+    parser.add_argument("--threads", type=positive, default=1, help="threads per process")
+    parser.add_argument("--scf", default="exact", choices=SCF_CHOICES, help="how cycles are counted")
+    return parser
+
+
+@command("rows in --out are kept; run the same command again, it goes on where it stopped")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    a = options().parse_args(arguments)
+    rows = _earlier_rows(a.out, a.scf)
+    tasks = _tasks(a, {(r.name, r.route) for r in rows})
+    with worker_pool(a.workers) as pool:
         for found in tqdm(pool.map(_run, tasks), total=len(tasks), unit="mol", mininterval=5):
             rows += found
             if a.out:
@@ -292,4 +320,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -68,6 +68,10 @@ def read_array(file: IO[bytes], size: int) -> NDArray:
     return np.lib.format.read_array(file, allow_pickle=False)
 
 
+# in the folder of a run
+STATE, MODEL, CONFIG, LOG = "state.pt", "model.pt", "config.toml", "log.csv"
+
+
 def write_synced(path: Path, content: bytes | memoryview) -> None:
     """Write a file and wait until it is on disk."""
     with path.open("wb") as file:

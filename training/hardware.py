@@ -32,15 +32,36 @@ def memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
+class Termination:
+    """Whether the run was asked to end: number of the signal, None as long as there was none."""
+
+    signal: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+
 @contextmanager
-def termination() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets within the block, instead of ending the process. Only in the main thread."""
-    asked = threading.Event()
+def termination() -> Iterator[Termination]:
+    """SIGTERM and Ctrl-C are noted within the block, instead of ending the process. Only in the main thread.
+
+    A second Ctrl-C is a KeyboardInterrupt again: a validation may take long.
+    """
+    asked = Termination()
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def note(number: int, _: object) -> None:
+        asked.signal = number
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+
     try:
+        for number in before:
+            signal.signal(number, note)
         yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from training.files import replace_file
+from training.files import LOG, replace_file
 
-LOG, CURVES, EVENTS = "log.csv", "curves.png", "tensorboard"
+CURVES, EVENTS = "curves.png", "tensorboard"
 _ERRORS = ("mae", "ov", "mo", "trace")
 
 

@@ -25,17 +25,15 @@ from pyscf_tracegrad.orbitals import ShellTable
 from training.config import RunConfig, to_toml
 from training.dataset import StepSampler, model_input
 from training.distributed import batch_loss, current_world
-from training.files import replace_file
+from training.files import CONFIG, LOG, MODEL, STATE, replace_file
 from training.hardware import matmul_precision, memory, termination
 from training.labels import Theory
 from training.loader import BatchLoader
-from training.logs import LOG, RunLog, Window
+from training.logs import RunLog, Window
 from training.losses import errors
 from training.schedule import RunningMean, learning_rate
 from training.start import check_start
 from training.state import (
-    MODEL,
-    STATE,
     RunStopped,
     StateError,
     clear_partial,
@@ -48,7 +46,6 @@ from training.statistics import fit_standardisation
 
 __all__ = ["LOG", "MODEL", "STATE", "Averages", "RunStopped", "RunningMean", "Trainer", "learning_rate", "validate"]
 
-CONFIG = "config.toml"
 # So many steps in a row without a finite gradient are no bad batches any more.
 MAX_SKIPPED = 20
 
@@ -179,15 +176,15 @@ class Trainer:
         with torch.random.fork_rng([]):  # the run's own random numbers stay where they are
             model = FockModel(self.config.model, self.table.degrees, len(self.table.elements))
         model.load_state_dict(self.mean.module.state_dict())
-        facts = {"steps": str(self.step), "molecules": str(len(self.train)), "hours": f"{self.seconds / 3600:.2f}"}
+        facts = {"steps": str(self.step), "molecules": str(len(self.train))}  # no time: the same run, the same file
         return Checkpoint(model.eval(), self.table, self.theory.xc, self.theory.basis, self._serve_ions, metadata=facts)
 
     def run(self, minutes: float | None, validation: dict[str, list[Data]], every: int = 500) -> None:
         """Train; validate and save every so many steps and at the end. `validation`: named sets of molecules.
 
-        They are validated before the first step as well. SIGTERM ends the process after the step at hand, with a state
-        that resumes exactly and status 143. Raises RunStopped where nothing can be written any more, and where the loss
-        is not finite for MAX_SKIPPED steps in a row (single ones are skipped).
+        They are validated before the first step as well. SIGTERM and Ctrl-C end the process after the step at hand,
+        with a state that resumes exactly and status 143 or 130. Raises RunStopped where nothing can be written any
+        more, and where the loss is not finite for MAX_SKIPPED steps in a row (single ones are skipped).
         """
         schedule, begin, before = self.config.schedule, time.perf_counter(), self.seconds
         sampler = StepSampler(len(self.train), schedule.batch_size, schedule.seed, self.step, schedule.steps)
@@ -207,9 +204,9 @@ class Trainer:
                 self.seconds = before + time.perf_counter() - begin
                 bar.update()
                 over = minutes is not None and self.seconds - before > 60 * minutes
-                over, terminated = self.world.any((over, asked.is_set()), self.device)
+                over, terminated = self.world.any((over, bool(asked)), self.device)
                 if terminated:
-                    self._terminate()
+                    self._terminate(asked.signal or signal.SIGTERM)
                 if self.step % every == 0 or self.step == schedule.steps or over:
                     self._report(log, window, window.wait_share(loader.waited), validation)
                     if self.world.leads:
@@ -219,11 +216,12 @@ class Trainer:
                     break
             self.world.wait()
 
-    def _terminate(self) -> NoReturn:
+    def _terminate(self, number: int) -> NoReturn:
         if self.world.leads:
             self.save()
-            tqdm.write(f"stopped by SIGTERM: {self.folder} has the state of step {self.step}; go on with --resume")
-        sys.exit(128 + signal.SIGTERM)
+            what = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+            tqdm.write(f"stopped by {what}: {self.folder} has the state of step {self.step}; go on with --resume")
+        sys.exit(128 + number)
 
     def _bar(self) -> Any:
         total = self.config.schedule.steps

@@ -11,7 +11,8 @@ import argparse
 import dataclasses
 import hashlib
 import io
-from concurrent.futures import ProcessPoolExecutor
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 from pyscf_tracegrad.config import MAX_STEPS, ReferenceSettings
 from pyscf_tracegrad.reference import Reference, build_reference, combine
+from training.command import command, make_parser, positive, worker_pool
 from training.files import file_name, read_arrays, replace_file
 from training.labels import Label, LabelFile, Theory
 
@@ -115,20 +117,26 @@ def fill_cache(paths: list[str], settings: ReferenceSettings, workers: int, root
         own = dataclasses.replace(settings, xc=labels.theory.xc)
         folder = cache_folder(labels.theory, own, root)
         tasks += [(path, k, own, folder) for k in range(len(labels))]
-    with ProcessPoolExecutor(workers) as pool:
+    with worker_pool(workers) as pool:
         for _ in tqdm(pool.map(_fill_one, tasks), total=len(tasks), desc="references", unit="mol", mininterval=5):
             pass
 
 
-def main() -> None:
+def options() -> argparse.ArgumentParser:
+    """Command line."""
+    parser = make_parser("training.references", __doc__)
+    parser.add_argument("--labels", nargs="+", required=True, metavar="FILE", help="label files (HDF5)")
+    parser.add_argument("--strategy", choices=("minao", "sap"), default="minao", help="what a reference begins from")
+    parser.add_argument("--workers", type=positive, default=1, help="processes of one thread")
+    return parser
+
+
+@command("references made so far are kept; run the same command again, it goes on where it stopped")
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: fill the cache for label files."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--labels", nargs="+", required=True, help="label files (HDF5)")
-    parser.add_argument("--strategy", choices=("minao", "sap"), default="minao")
-    parser.add_argument("--workers", type=int, default=1)
-    arguments = parser.parse_args()
-    fill_cache(arguments.labels, ReferenceSettings(arguments.strategy, steps=0), arguments.workers)
+    a = options().parse_args(arguments)
+    fill_cache(a.labels, ReferenceSettings(a.strategy, steps=0), a.workers)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

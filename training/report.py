@@ -10,21 +10,24 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pyscf import gto
 
-from pyscf_tracegrad.checkpoint import Checkpoint, load_checkpoint
-from training.curves import LOG, panel_figures, read_log, title
+from training.command import command, make_parser, positive
+from training.files import CONFIG, LOG, MODEL
 from training.metrics import FockErrors
 from training.references import CACHE
-from training.report_errors import MoleculeErrors, measure
 from training.report_page import HTML, Code, Heading, Page, Part, Pictures, Table, Text
-from training.report_pictures import Point, heat_map, picture, size_scatter
 
-MODEL, CONFIG = "model.pt", "config.toml"
+if TYPE_CHECKING:  # torch and matplotlib are loaded by the work, not by the command's help
+    from pyscf_tracegrad.checkpoint import Checkpoint
+    from training.report_errors import MoleculeErrors
+
 _WORST = 10  # molecules in the list
 _MICRO = 1e6
 
@@ -62,6 +65,9 @@ def _settings(checkpoint: Checkpoint, run: Path) -> list[Part]:
 
 
 def _curves(run: Path) -> list[Part]:
+    from training.curves import panel_figures, read_log, title
+    from training.report_pictures import picture
+
     parts: list[Part] = [Heading("Learning curves")]
     try:
         curves = read_log(run / LOG)
@@ -114,6 +120,8 @@ def _summary(found: Sequence[MoleculeErrors]) -> list[Part]:
 
 
 def _maps(found: Sequence[MoleculeErrors]) -> list[Part]:
+    from training.report_pictures import heat_map, picture
+
     blocks = found[0].blocks
     for molecule in found[1:]:
         blocks += molecule.blocks
@@ -135,6 +143,8 @@ def _maps(found: Sequence[MoleculeErrors]) -> list[Part]:
 
 
 def _molecules(found: Sequence[MoleculeErrors]) -> list[Part]:
+    from training.report_pictures import Point, picture, size_scatter
+
     points = [Point(m.name, m.charge, m.n_atoms, m.model.ov) for m in found]
     worst = sorted(found, key=lambda m: -m.model.ov)[:_WORST]
     rows = [
@@ -158,6 +168,9 @@ def make_report(
     """
     if not (run / MODEL).exists():
         raise ValueError(f"{run}: no {MODEL} in it; give the folder of a run that has been validated once")
+    from pyscf_tracegrad.checkpoint import load_checkpoint
+    from training.report_errors import measure
+
     checkpoint = load_checkpoint(run / MODEL)
     found = measure(checkpoint, paths, split, limit, cache)
     head = f"{len(found)} molecules of split {split} from {', '.join(str(p) for p in paths)}."
@@ -177,25 +190,28 @@ def commands(a: argparse.Namespace) -> Code:
     return Code((shlex.join(["python", "-m", "training.references", "--labels", *labels]), shlex.join(report)))
 
 
-def main() -> None:
+def options() -> argparse.ArgumentParser:
     """Command line."""
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser = make_parser("training.report", __doc__)
     parser.add_argument("run", type=Path, help="run folder with its model.pt and log.csv")
-    parser.add_argument("--labels", nargs="+", type=Path, required=True, help="label files (HDF5)")
+    parser.add_argument("--labels", nargs="+", type=Path, required=True, metavar="FILE", help="label files (HDF5)")
     parser.add_argument("--split", default="val", help="molecules to measure")
-    parser.add_argument("--limit", type=int, help="only so many molecules of each file")
+    parser.add_argument("--limit", type=positive, help="only so many molecules of each file")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of the references")
-    parser.add_argument("-o", "--out", type=Path, help="folder of the page; `report` in the run folder if not given")
-    a = parser.parse_args()
+    parser.add_argument("-o", "--out", type=Path, metavar="FOLDER", help="of the page; default: `report` in RUN")
+    return parser
+
+
+@command("references made so far are kept, run the same command again")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    a = options().parse_args(arguments)
     out = a.out or a.run / "report"
-    try:
-        page = make_report(a.run, a.labels, a.split, a.limit, a.cache)
-        page = dataclasses.replace(page, parts=(*page.parts, Heading("Commands"), commands(a)))
-        page.write(out)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
+    page = make_report(a.run, a.labels, a.split, a.limit, a.cache)
+    page = dataclasses.replace(page, parts=(*page.parts, Heading("Commands"), commands(a)))
+    page.write(out)
     print(out / HTML)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -22,7 +22,11 @@ body { max-width: 75rem; margin: 0 auto; padding: 1rem; font: 16px/1.5 system-ui
   background: #fff; overflow-wrap: break-word; }
 h1 { font-size: 1.5rem; margin: 0 0 .5rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
 p { max-width: 45rem; margin: .5rem 0; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; background:  /* a shadow where there is more to scroll to, covered at the end */
+  linear-gradient(90deg, #fff 1.5rem, transparent 3rem) local left,
+  linear-gradient(270deg, #fff 1.5rem, transparent 3rem) local right,
+  linear-gradient(90deg, #0006, transparent 1.2rem) scroll left,
+  linear-gradient(270deg, #0006, transparent 1.2rem) scroll right; background-color: #fff; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; margin: .5rem 0; }
 th, td { padding: .2rem .7rem .2rem 0; text-align: right; vertical-align: top; border-bottom: 1px solid #ddd; }
 th { font-weight: 600; border-bottom: 2px solid #888; }
@@ -129,7 +133,8 @@ def _html_part(part: Part) -> str:
         return f"<p>{html.escape(part.text)}</p>"
     if isinstance(part, Table):
         rows = [_html_row("th", part.header, part.words), *(_html_row("td", row, part.words) for row in part.rows)]
-        return '<div class="scroll"><table>\n' + "\n".join(rows) + "\n</table></div>"
+        frame = '<div class="scroll" tabindex="0" role="group" aria-label="table, scrolls sideways">'
+        return f"{frame}<table>\n" + "\n".join(rows) + "\n</table></div>"
     if isinstance(part, Code):
         return f"<pre>{html.escape(chr(10).join(part.lines))}</pre>"
     return '<div class="pictures">\n' + "\n".join(_html_picture(picture) for picture in part.pictures) + "\n</div>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,9 @@ _LONGEST = 20  # characters of a molecule's name beside the scatter
 def picture(figure: Figure, name: str, caption: str) -> Picture:
     """A figure as a PNG for a page. name: of its file, without ending."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=_DPI, format="png")
+    with warnings.catch_warnings():  # names in scripts that matplotlib's font lacks stand whole in the tables
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(buffer, dpi=_DPI, format="png")
     return Picture(name, buffer.getvalue(), round(figure.get_figwidth() * _PIXELS), caption)
 
 

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 
 from pyscf_tracegrad.checkpoint import Checkpoint, save_checkpoint
-from training.files import write_synced
+from training.files import MODEL, STATE, write_synced
 
-STATE, MODEL = "state.pt", "model.pt"
 _PARTIAL = ".partial-"
 
 

@@ -12,17 +12,19 @@ integrals and a coarse grid, from minao and from each model without refinement, 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from training.config import read_config
-from training.evaluate import Row
+from training.command import command, make_parser, positive
+from training.files import replace_file
 from training.labels import LabelFile
-from training.studies import trials
-from training.studies.report import ablation_report, backbones_report, curves_report, references_report
-from training.studies.run import Place, train_all
-from training.studies.score import score_all
-from training.studies.trials import Trial
+
+if TYPE_CHECKING:  # torch is loaded by the work, not by the command's help
+    from training.evaluate import Row
+    from training.studies.run import Place
+    from training.studies.trials import Trial
 
 NAMES = ("ablation", "references", "curves", "backbones")
 CONFIGS = Path(__file__).parent / "configs"
@@ -30,6 +32,9 @@ CONFIGS = Path(__file__).parent / "configs"
 
 def make_trials(a: argparse.Namespace) -> list[Trial]:
     """Trials of the study that the command line names."""
+    from training.config import read_config
+    from training.studies import trials
+
     base = trials.shortened(read_config(a.config), a.steps)
     if a.study == "ablation":
         return trials.ablation(base, a.seeds)
@@ -44,6 +49,8 @@ def make_trials(a: argparse.Namespace) -> list[Trial]:
 
 def report(study: str, place: Place, chosen: Sequence[Trial], rows: Sequence[Row]) -> str:
     """The study's tables, of the trials that are trained."""
+    from training.studies.report import ablation_report, backbones_report, curves_report, references_report
+
     if study == "ablation":
         return ablation_report(place, chosen, rows)
     if study == "references":
@@ -53,21 +60,30 @@ def report(study: str, place: Place, chosen: Sequence[Trial], rows: Sequence[Row
     return backbones_report(place, chosen, rows)
 
 
-def main() -> None:
+def options() -> argparse.ArgumentParser:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("study", choices=NAMES)
-    parser.add_argument("--labels", nargs="+", required=True, help="label files (HDF5)")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the studies")
+    parser = make_parser("training.study", __doc__)
+    parser.add_argument("study", choices=NAMES, help="what is compared")
+    parser.add_argument("--labels", nargs="+", required=True, metavar="FILE", help="label files (HDF5)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the studies")
     parser.add_argument("--config", type=Path, default=CONFIGS / "study.toml", help="what the trials start from")
-    parser.add_argument("--steps", type=int, default=500, help="length of every trial")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=positive, default=500, help="length of every trial")
+    parser.add_argument("--seeds", type=positive, default=3, help="trials of every arm, which differ in their seed")
     parser.add_argument("--equal-minutes", type=float, default=5.0, help="CPU time of each trial of `backbones`")
     parser.add_argument("--minutes", type=float, help="stop after so many minutes; the same command goes on")
     parser.add_argument("--scf", type=int, default=12, help="neutral held-out molecules whose SCF cycles are counted")
-    parser.add_argument("--workers", type=int, default=1, help="processes")
-    parser.add_argument("--threads", type=int, default=1, help="threads per process")
-    a = parser.parse_args()
+    parser.add_argument("--workers", type=positive, default=1, help="processes")
+    parser.add_argument("--threads", type=positive, default=1, help="threads per process")
+    return parser
+
+
+@command("trials and rows are kept; run the same command again, it goes on where it stopped")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    a = options().parse_args(arguments)
+    from training.studies.run import Place, train_all
+    from training.studies.score import score_all
+
     chosen = make_trials(a)
     place = Place(tuple(a.labels), a.out)
     done = train_all(place, chosen, a.minutes, a.workers, a.threads)
@@ -75,9 +91,9 @@ def main() -> None:
     if done:
         rows = score_all(place, chosen, a.scf, a.workers, a.threads)
         text = report(a.study, place, chosen, rows)
-        (a.out / f"{a.study}.md").write_text(f"{text}\n")
+        replace_file(a.out / f"{a.study}.md", f"{text}\n".encode())
         print(text)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,137 +11,44 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch_geometric.data import Data
-
-from pyscf_tracegrad.checkpoint import Checkpoint
-from pyscf_tracegrad.orbitals import ShellTable
-from training.config import RunConfig, read_config
-from training.dataset import FockData, label_elements, load_split
-from training.distributed import World, process_group
-from training.facts import check_labels_unchanged, facts, write_facts
-from training.labels import LabelFile, Theory
-from training.loop import STATE, RunStopped, Trainer
-from training.start import check_shells, check_theory, load_start
+from training.command import command, make_parser, positive
 
 
-@dataclass(frozen=True)
-class Molecules:
-    """Training molecules, named validation sets, and what they have in common."""
-
-    train: list[FockData]
-    validation: dict[str, list[Data]]
-    table: ShellTable
-    theory: Theory
-
-
-def load_molecules(
-    config: RunConfig, labels: Sequence[str], named: dict[str, str], limit: int | None = None
-) -> Molecules:
-    """Training split of label files; as validation their val split, ions apart, and the val splits of `named` files.
-
-    Raises ValueError for files that do not fit each other or the model that the run starts from.
-    """
-    start = load_start(config.start)
-    theory, table = LabelFile(labels[0]).theory, _table(labels, start, config)
-    for name, path in named.items():
-        owner = f"the run (validation set {name!r})"
-        check_theory(LabelFile(path).theory, theory, owner)
-        check_shells(label_elements([path]), theory.basis, table, owner)
-    train, theory = load_split(labels, "train", table, config.model, limit)
-    held_out, _ = load_split(labels, "val", table, config.model)
-    validation = {
-        "val": [d for d in held_out if not d.charge.any()],
-        "val_ions": [d for d in held_out if d.charge.any()],
-    }
-    for name, path in named.items():
-        validation[name], _ = load_split([path], "val", table, config.model)
-    return Molecules(train, {name: data for name, data in validation.items() if data}, table, theory)
-
-
-def _table(labels: Sequence[str], start: Checkpoint | None, config: RunConfig) -> ShellTable:
-    elements, theory = label_elements(labels), LabelFile(labels[0]).theory
-    if start is None:
-        return ShellTable.from_basis(theory.basis, elements)
-    owner = f"the model {config.start.model!r}"
-    check_theory(theory, Theory(start.xc, start.basis), owner)
-    check_shells(elements, theory.basis, start.shells, owner)
-    return start.shells
-
-
-def _named_files(items: Sequence[str]) -> dict[str, str]:
-    """NAME=FILE, each. Raises ValueError."""
-    found: dict[str, str] = {}
-    for item in items:
-        name, _, path = item.partition("=")
-        if not name.isidentifier() or not path:
-            raise ValueError(f"--validation takes NAME=FILE with a NAME of letters, digits and _, not {item!r}")
-        if name in found or name in ("train", "val", "val_ions"):
-            raise ValueError(f"--validation: the name {name!r} is taken; give another one")
-        found[name] = path
-    return found
-
-
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def options() -> argparse.ArgumentParser:
+    """Command line."""
+    parser = make_parser("training.train", __doc__)
     parser.add_argument("config", help="TOML file with sections [model], [schedule], [loss], [start], [hardware]")
-    parser.add_argument("--labels", nargs="+", required=True, help="label files (HDF5)")
-    parser.add_argument("--out", type=Path, required=True, help="run folder")
+    parser.add_argument("--labels", nargs="+", required=True, metavar="FILE", help="label files (HDF5)")
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder")
     parser.add_argument("--minutes", type=float, help="stop after so many minutes, with a state that resumes exactly")
     parser.add_argument("--resume", action="store_true", help="go on from the state in the run folder")
     parser.add_argument(
         "--validation", nargs="+", default=[], metavar="NAME=FILE",
         help="validate on the val split of other label files too, for instance of the old ones when fine-tuning",
     )  # fmt: skip
-    parser.add_argument("--limit", type=int, help="use only so many training molecules")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--every", type=int, default=500, help="steps between validations")
-    return parser.parse_args(argv)
+    parser.add_argument("--limit", type=positive, help="use only so many training molecules")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads of torch")
+    parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
+    parser.add_argument("--every", type=positive, default=500, help="steps between validations, and between states")
+    return parser
 
 
-def prepare(a: argparse.Namespace, world: World, device: torch.device) -> tuple[Trainer, Molecules]:
-    """Trainer and molecules of a command line. Raises ValueError."""
-    named = _named_files(a.validation)
-    if a.resume:
-        check_labels_unchanged(a.out, a.labels)
-    elif (a.out / STATE).exists():
-        raise ValueError(f"{a.out} holds a run; go on with it (--resume) or give another --out")
-    config = read_config(a.config)
-    if not world.leads:
-        world.wait()  # the first process converts the labels, the others read its files
-    molecules = load_molecules(config, a.labels, named, a.limit)
-    if world.leads:
-        world.wait()
-    trainer = Trainer(config, molecules.table, molecules.theory, molecules.train, a.out, device, a.resume)
-    if world.leads:
-        content = facts(trainer, a.labels, named)
-        if not a.resume:
-            write_facts(a.out, content)
-        print(
-            f"{len(molecules.train)} training molecules, {content['parameters']:,} parameters, step {trainer.step}",
-            flush=True,
-        )
-    return trainer, molecules
+@command("references and tensors made so far are kept; run the same command again, with --resume if RUN has a state.pt")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line. Ends with status 143 after SIGTERM and 130 after Ctrl-C, with a state once training has begun."""
+    a = options().parse_args(arguments)
+    import torch
 
+    from training.distributed import process_group
+    from training.prepare import prepare
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line. Ends with status 143 after SIGTERM, 1 after an error that it tells in one line."""
-    a = _arguments(argv)
     torch.set_num_threads(a.threads)
-    with process_group(a.device) as (world, device):
-        try:
-            trainer, molecules = prepare(a, world, device)
-        except ValueError as error:
-            sys.exit(f"error: {error}")
-        try:
-            trainer.run(a.minutes, molecules.validation, a.every)
-        except RunStopped as error:
-            sys.exit(f"error: {error}")
+    with process_group(a.device or ("cuda" if torch.cuda.is_available() else "cpu")) as (world, device):
+        trainer, molecules = prepare(a, world, device)
+        trainer.run(a.minutes, molecules.validation, a.every)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -20,13 +20,19 @@ _AXES = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]], dtype=
 
 @cache
 def _turn(l: int) -> Tensor:
-    """D_l of the axis permutation above, (2l+1, 2l+1) float64, from harmonics at as many points in general position."""
+    """D_l of the axis permutation above, (2l+1, 2l+1) float64, from harmonics at as many points in general position.
+
+    The permutation is a turn by pi/2 between quarter turns about the polar axis, so every element squared is an integer
+    over 4^l (a product of two Krawtchouk numbers). Taking that integer leaves nothing of the least squares' rounding,
+    which is another one in every process: a training would not be the same twice.
+    """
     with torch.inference_mode(False):
         points = torch.randn(8 * l + 8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(l))
         before = o3.spherical_harmonics(l, points, normalize=True)
         after = o3.spherical_harmonics(l, points @ _AXES.T, normalize=True)
-        turn: Tensor = torch.linalg.lstsq(before, after).solution.T.contiguous()
-        return turn
+        turn = torch.linalg.lstsq(before, after).solution.T
+        exact: Tensor = turn.sign() * ((turn.square() * 4**l).round() / 4**l).sqrt()
+        return exact.contiguous()
 
 
 def polar_rotation(l: int, angle: Tensor) -> Tensor:

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from data.cluster import connect
-from data.errors import JournalError, SetFileError
-from training.acceleration.protocol import Protocol, ProtocolError, read_protocol, settle
-from training.acceleration.report import write_report
+from training.acceleration.protocol import Protocol, ProtocolError, own_model, read_protocol, settle
 from training.acceleration.runs import DEFAULT, KNOWN
 from training.acceleration.sets import NAMED, read_set
 from training.acceleration.targets import Targets
@@ -28,28 +27,35 @@ from training.acceleration.work import (
     with_reference,
     without_failures,
 )
+from training.command import command, make_parser, positive
 
 
-def parser() -> argparse.ArgumentParser:
-    """Options of the command."""
+def options() -> argparse.ArgumentParser:
+    """Command line."""
     plain = Protocol()
-    p = argparse.ArgumentParser(prog="python -m training.acceleration", description=__doc__.splitlines()[0])
+    p = make_parser("training.acceleration", __doc__)
     p.add_argument("set", help=f"folder, .xyz, .h5, .npz, or {', '.join(NAMED)}")
-    p.add_argument("-o", "--out", type=Path, required=True, help="folder of the results; an existing one is continued")
+    p.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="DIR", help="of the results; an existing one is continued"
+    )
     p.add_argument("--guesses", nargs="+", default=DEFAULT, choices=KNOWN, metavar="GUESS", help=", ".join(KNOWN))
-    p.add_argument("--xc", default=plain.xc)
-    p.add_argument("--basis", default=plain.basis)
-    p.add_argument("--grid-level", type=int, default=plain.grid_level)
+    p.add_argument("--model", type=Path, help="model file of the guesses by the network; default: the shipped one")
+    p.add_argument("--xc", default=plain.xc, help="functional by PySCF's name, or hf")
+    p.add_argument("--basis", default=plain.basis, help="by PySCF's name")
+    p.add_argument("--grid-level", type=int, default=plain.grid_level, help="PySCF's, 0 to 9")
     p.add_argument("--conv-tol", type=float, default=plain.conv_tol, help="hartree")
-    p.add_argument("--max-cycle", type=int, default=plain.max_cycle)
-    p.add_argument("--regime", default=plain.regime, choices=("incore", "direct", "df"), help="default: PySCF's choice")
-    p.add_argument("--threads", type=int, default=plain.threads, help="of each worker")
+    p.add_argument("--max-cycle", type=int, default=plain.max_cycle, help="cycles after which an SCF is given up")
+    p.add_argument(
+        "--regime", default=plain.regime, choices=("incore", "direct", "df"),
+        help="two-electron integrals kept, made in every cycle, or fitted; default: PySCF's choice by memory",
+    )  # fmt: skip
+    p.add_argument("--threads", type=positive, default=plain.threads, help="of each worker")
     p.add_argument("--shared", action="store_true", help="cycles only: guesses share integrals and grid, no times")
-    p.add_argument("--workers", type=int, default=1, help="processes of the local cluster")
-    p.add_argument("--memory", type=int, default=5000, help="MB of each process of the local cluster")
+    p.add_argument("--workers", type=positive, default=1, help="processes of the local cluster")
+    p.add_argument("--memory", type=positive, default=5000, help="MB of each process of the local cluster")
     p.add_argument("--scheduler", help="address of a Dask scheduler, instead of a local cluster")
     p.add_argument("--dashboard", action="store_true", help="web pages of the local cluster, on this machine")
-    p.add_argument("--repeats", type=int, default=1, help="of every SCF, for wall times")
+    p.add_argument("--repeats", type=positive, default=1, help="of every SCF, for wall times")
     p.add_argument("--select", nargs="+", default=["*"], metavar="PATTERN", help="names, as in a shell: 'S66/*'")
     p.add_argument("--max-atoms", type=int, default=0, help="leave larger molecules out; 0: none")
     p.add_argument("--limit", type=int, default=0, help="the first so many molecules; 0: all")
@@ -58,40 +64,36 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; the exit status."""
-    a = parser().parse_args(arguments)
-    try:
-        return _run(a)
-    except (ProtocolError, SetFileError, JournalError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+@command("molecules that are done are kept; run the same command again, it goes on where it stopped")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    a = options().parse_args(arguments)
+    from training.acceleration.report import write_report  # matplotlib
 
-
-def _run(a: argparse.Namespace) -> int:
     if a.report_only:
         protocol, begun_in = read_protocol(a.out)
         print(write_report(a.out, a.set, protocol, begun_in, read_results(a.out)))
-        return 0
-    if min(a.workers, a.repeats) < 1 or min(a.max_atoms, a.limit) < 0:
-        raise ProtocolError("--workers and --repeats must be positive, --max-atoms and --limit not negative")
+        return
+    if min(a.max_atoms, a.limit) < 0:
+        raise ProtocolError("--max-atoms and --limit cannot be negative")
     molecules = chosen(read_set(a.set), a.select, a.max_atoms, a.limit)
     if not molecules:
         raise ProtocolError(f"{a.set} has no molecule that --select and --max-atoms leave")
-    protocol = Protocol(a.xc, a.basis, a.grid_level, a.conv_tol, a.max_cycle, a.regime, a.threads, a.shared)
+    model = own_model(a.model)
+    levels = (a.xc, a.basis, a.grid_level, a.conv_tol, a.max_cycle, a.regime, a.threads, a.shared)
+    protocol = Protocol(*levels, model=model.name)
     begun_in = settle(a.out, protocol)
     with only_run(a.out):
         rows = read_results(a.out)
         if a.retry_failed:
             rows = without_failures(a.out, rows)
-        tasks = make_tasks(molecules, protocol, with_reference(a.guesses), a.repeats, rows, Targets(a.out))
+        tasks = make_tasks(molecules, protocol, with_reference(a.guesses), a.repeats, rows, Targets(a.out), model.path)
         if tasks:
             preload = ("training.acceleration.preload",)
             count = min(a.workers, len(tasks))
             with connect(a.scheduler, count, a.threads, a.memory, preload, a.dashboard) as workers:
                 rows = run_study(a.out, workers, tasks, rows)
         print(write_report(a.out, a.set, protocol, begun_in, rows))
-    return 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import platform
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ class Protocol:
     xc: functional by PySCF's name, or `hf`. grid_level: PySCF's. conv_tol: hartree; the gradient's threshold is its
     root, as in PySCF. regime: two-electron integrals kept (`incore`), made anew (`direct`), fitted (`df`), or PySCF's
     choice by memory (empty). threads: of PySCF, BLAS and torch. shared: whether the guesses of a molecule share its
-    integrals and its grid; they take the same cycles in half the time, and the times say nothing.
+    integrals and its grid; they take the same cycles in half the time, and the times say nothing. model: name and
+    SHA-256 of the model of the guesses by the network; empty: the shipped one.
     """
 
     xc: str = "b3lyp"
@@ -43,6 +45,7 @@ class Protocol:
     regime: Regime = ""
     threads: int = 1
     shared: bool = False
+    model: str = ""
 
     def __post_init__(self) -> None:
         if self.regime not in ("", "incore", "direct", "df"):
@@ -59,6 +62,24 @@ class Protocol:
         if self.xc != "hf":
             mf.grids.level = self.grid_level
         return mf
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """A model of one's own: name with the beginning of its SHA-256, absolute path; both empty for the shipped one."""
+
+    name: str = ""
+    path: str = ""
+
+
+def own_model(path: Path | None) -> OwnModel:
+    """The model that a command line names. Raises CheckpointError for a file that is none."""
+    if path is None:
+        return OwnModel()
+    from pyscf_tracegrad import load_model
+
+    load_model(path)
+    return OwnModel(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}", str(path.resolve()))
 
 
 def environment() -> dict[str, str]:

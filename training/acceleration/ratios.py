@@ -17,6 +17,7 @@ from training.bench.tables import SAME_ENERGY
 Array = NDArray[np.float64]
 
 _RESAMPLES = 2000
+FEWEST = 5  # molecules; resampling fewer gives hardly more than their smallest and largest value
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean over molecules with population standard deviation (as QH9 prints) and a bootstrap 95 % interval."""
+    """Mean over molecules with population standard deviation (as QH9 prints) and a bootstrap 95 % interval.
+
+    The interval, low to high, is nan for fewer than FEWEST molecules.
+    """
 
     n: int
     mean: float
@@ -54,7 +58,13 @@ class Mean:
     def __str__(self) -> str:
         if not self.n:
             return "-"
-        return f"{self.mean:.3f} ± {self.std:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        text = f"{self.mean:.3f} ± {self.std:.3f}"
+        return f"{text} [{self.low:.3f}, {self.high:.3f}]" if self.has_interval else text
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether there are molecules enough."""
+        return not math.isnan(self.low)
 
 
 def mean_of(values: Sequence[float]) -> Mean:
@@ -62,8 +72,8 @@ def mean_of(values: Sequence[float]) -> Mean:
     kept = np.array([v for v in values if not math.isnan(v)])
     if not len(kept):
         return Mean(0, math.nan, math.nan, math.nan, math.nan)
-    low = high = float(kept[0])
-    if np.ptp(kept) > 0:
+    low = high = float(kept[0]) if len(kept) >= FEWEST else math.nan
+    if len(kept) >= FEWEST and np.ptp(kept) > 0:
         generator = np.random.default_rng(0)
         interval = bootstrap(
             (kept,), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=generator

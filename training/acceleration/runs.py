@@ -99,7 +99,7 @@ class Task:
     """All guesses of one molecule, in this order, in one process.
 
     target: converged Fock matrix that all errors are against, hartree. Without one it is that of the first guess, which
-    then should be one that converges (`minao`).
+    then should be one that converges (`minao`). model: path of the network's model; empty: the shipped one.
     """
 
     molecule: Molecule
@@ -107,6 +107,7 @@ class Task:
     guesses: tuple[str, ...]
     repeat: int = 0
     target: Array | None = None
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,10 +118,10 @@ class Outcome:
     target: Array | None = None
 
 
-def _start(mf: Any, guess: str, target: Array | None) -> Made:
+def _start(mf: Any, guess: str, target: Array | None, model: str) -> Made:
     """A guess with those fields of its report that a row keeps, and what it took."""
     wall, cpu = time.perf_counter(), time.process_time()
-    made = Made(_of_fock(mf, target), {"route": guess}, target) if guess == CONVERGED else make_start(mf, guess)
+    made = Made(_of_fock(mf, target), {"route": guess}, target) if guess == CONVERGED else make_start(mf, guess, model)
     fields = made.fields
     parts = (fields["route"], fields.get("transfer", ""), "refined" if fields.get("refined") else "")
     kept = {
@@ -164,7 +165,7 @@ def run_guess(
         if shared is not None:
             shared.give(mf)
         row = dataclasses.replace(row, nao=int(mf.mol.nao))
-        start = _start(mf, guess, target)
+        start = _start(mf, guess, target, task.model)
         recorder = Recorder(mf, target)
         wall, cpu = time.perf_counter(), time.process_time()
         mf.kernel(dm0=start.dm)

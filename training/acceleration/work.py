@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+import pyscf_tracegrad
 from data.cluster import Flow, Workers, was_killed
 from training.acceleration.protocol import Protocol, ProtocolError
 from training.acceleration.runs import Outcome, Row, Task, run_task
@@ -32,10 +33,12 @@ def make_tasks(
     repeats: int,
     rows: Sequence[Row],
     targets: Targets,
+    model: str = "",
 ) -> list[Task]:
     """What has no row yet, repeat by repeat.
 
-    All errors are against the converged Fock matrix of the first guess; where that is not kept it is run again.
+    All errors are against the converged Fock matrix of the first guess; where that is not kept it is run again. model:
+    path of the network's model; empty: the shipped one.
     """
     done = {row.key for row in rows}
     tasks = []
@@ -45,19 +48,21 @@ def make_tasks(
             if missing:
                 target = targets.read(molecule.name)
                 first = [] if guesses[0] in missing or target is not None else [guesses[0]]
-                tasks.append(Task(molecule, protocol, (*first, *missing), repeat, target))
+                tasks.append(Task(molecule, protocol, (*first, *missing), repeat, target, model))
     return tasks
 
 
 @lru_cache(maxsize=1)
-def _ready(threads: int) -> None:
+def _ready(threads: int, model: str) -> None:
     """Once in a process: threads, and all that the first guess and the first SCF would load."""
     warm_up(threads)
+    if model:
+        pyscf_tracegrad.load_model(model)
 
 
 def work_task(task: Task) -> Outcome:
     """Rows of one molecule, on a worker."""
-    _ready(task.protocol.threads)
+    _ready(task.protocol.threads, task.model)
     return run_task(task)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 from training.bench.cases import CASES, Case
 from training.bench.common import Result, message, outcome, read_report, read_results, run_all
 from training.bench.tables import SAME_ENERGY, Pair, markdown, pairs
+from training.command import command, make_parser, positive
 
 KEYS = ("minao", "tracegrad")
 INTRODUCTION = """# Every class and option
@@ -131,16 +133,22 @@ def _counts(found: Sequence[Pair]) -> str:
     return f"{text}, {len(other)} with another energy{mean}."
 
 
-def main() -> None:
+def options() -> argparse.ArgumentParser:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser("training.bench.classes", __doc__)
     parser.add_argument("--out", type=Path, help="markdown file to write the table to")
     parser.add_argument("--csv", type=Path, help="CSV of the rows; an existing one is continued")
-    parser.add_argument("--groups", nargs="+", default=GROUPS, choices=GROUPS)
+    parser.add_argument("--groups", nargs="+", default=GROUPS, choices=GROUPS, help="of cases")
     parser.add_argument("--summary-only", action="store_true", help="print the table of --csv, run nothing")
-    parser.add_argument("--workers", type=int, default=1, help="processes")
-    parser.add_argument("--threads", type=int, default=1, help="threads per process")
-    a = parser.parse_args()
+    parser.add_argument("--workers", type=positive, default=1, help="processes")
+    parser.add_argument("--threads", type=positive, default=1, help="threads per process")
+    return parser
+
+
+@command()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    a = options().parse_args(arguments)
     rows = read_results(a.csv)
     if not a.summary_only:
         done = {(r.level, r.molecule) for r in rows}
@@ -154,4 +162,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

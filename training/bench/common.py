@@ -14,7 +14,7 @@ import math
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -27,6 +27,7 @@ import pyscf_tracegrad
 from pyscf_tracegrad.guess import guess_or_minao
 from pyscf_tracegrad.options import GuessOptions
 from training.bench.molecules import Molecule
+from training.command import positive, worker_pool
 from training.rows import append_rows, read_rows
 
 Task = TypeVar("Task")
@@ -155,11 +156,11 @@ class Made(NamedTuple):
     fock: Any = None
 
 
-def make_start(mf: Any, start: str) -> Made:
-    """One of `GUESSES`, or a guess of PySCF's own."""
+def make_start(mf: Any, start: str, model: str = "") -> Made:
+    """One of `GUESSES`, or a guess of PySCF's own. model: path of the network's model; empty: the shipped one."""
     if start not in GUESSES:
         return Made(mf.get_init_guess(mf.mol, start), {"route": start})
-    guess = guess_or_minao(mf, GuessOptions(**GUESSES[start]))
+    guess = guess_or_minao(mf, GuessOptions(**GUESSES[start]), pyscf_tracegrad.load_model(model) if model else None)
     return Made(guess.dm, read_report(guess.report), guess.fock)
 
 
@@ -252,7 +253,7 @@ def run_all(
     if not tasks:
         return rows
     context = multiprocessing.get_context("spawn")  # PySCF's and torch's threads do not survive a fork
-    with ProcessPoolExecutor(workers, context, initializer=warm_up, initargs=(threads,)) as pool:
+    with worker_pool(workers, context, warm_up, (threads,)) as pool:
         futures = [pool.submit(function, task) for task in tasks]
         for future in tqdm(as_completed(futures), total=len(futures), unit="mol", mininterval=5):
             found = future.result()
@@ -266,8 +267,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Options that every command has."""
     parser.add_argument("--out", type=Path, help="CSV of the rows; an existing one is continued")
     parser.add_argument("--summary-only", action="store_true", help="print the tables of --out, run nothing")
-    parser.add_argument("--workers", type=int, default=1, help="processes")
-    parser.add_argument("--threads", type=int, default=1, help="threads per process")
+    parser.add_argument("--workers", type=positive, default=1, help="processes")
+    parser.add_argument("--threads", type=positive, default=1, help="threads per process")
 
 
 def run_jobs(jobs: Sequence[Job], a: argparse.Namespace) -> list[Result]:

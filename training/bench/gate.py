@@ -13,24 +13,27 @@ from __future__ import annotations
 import argparse
 import copy
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pyscf.data import nist, radii
 from scipy.sparse import csgraph
 
 from pyscf_tracegrad.density import diagonalise
 from pyscf_tracegrad.gate import measure_network
-from pyscf_tracegrad.pretrained import PretrainedModel, load_model
 from training.bench import robustness
 from training.bench.common import Level, add_run_options, message, run_all
 from training.bench.molecules import Molecule, read_labels, read_npz
 from training.bench.roc import NOISE, ORDINARY, Outcome, Row, plot, read_rows, summary, write_rows
+from training.command import command, make_parser, positive
+
+if TYPE_CHECKING:  # torch is loaded by the work, not by the command's help
+    from pyscf_tracegrad.pretrained import PretrainedModel
 
 Array = NDArray[np.float64]
 
@@ -206,6 +209,8 @@ def noise_cases(ordinary: Sequence[Molecule], count: int = 8) -> list[Case]:
 
 def with_noise(model: PretrainedModel, level: float, seed: int) -> PretrainedModel:
     """The model with gaussian noise on its weights; one that serves ions in any case."""
+    import torch
+
     network = copy.deepcopy(model.checkpoint.model)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -235,6 +240,8 @@ def run_task(cases: tuple[Case, ...]) -> list[Row]:
 
 def _run_case(case: Case, mf: Any, known: dict[str, Outcome]) -> Row:
     """known: SCFs that do not depend on the model's weights. What raises becomes a row with the message."""
+    from pyscf_tracegrad.pretrained import load_model
+
     start, name, mol = Outcome(), case.molecule.name, mf.mol
     row = Row(case.group, name, case.molecule.n_atoms, case.molecule.charge, {}, start, start, start)
     try:
@@ -271,19 +278,25 @@ def select(a: argparse.Namespace) -> list[Case]:
     return sorted(cases, key=lambda c: (c.molecule.n_atoms > 9, c.group == ORDINARY[0]))
 
 
-def main() -> None:
+def options() -> argparse.ArgumentParser:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser("training.bench.gate", __doc__)
     parser.add_argument("--data", required=True, help="structures (ragged npz)")
     parser.add_argument("--labels", nargs="+", required=True, help="label files, for their validation molecules")
-    parser.add_argument("--validation", type=int, default=25, help="so many of the smallest validation molecules")
-    parser.add_argument("--structures", type=int, default=25, help="so many ordinary structures")
+    parser.add_argument("--validation", type=positive, default=25, help="so many of the smallest validation molecules")
+    parser.add_argument("--structures", type=positive, default=25, help="so many ordinary structures")
     parser.add_argument("--long", action="store_true", help="chains of 100 atoms as well")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn at random")
     parser.add_argument("--margin", type=float, default=1.5, help="of the suggested limits")
     parser.add_argument("--plot", type=Path, help="picture of the ROC curves; needs matplotlib")
     add_run_options(parser)
-    a = parser.parse_args()
+    return parser
+
+
+@command()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    a = options().parse_args(arguments)
     rows = read_rows(a.out)
     if not a.summary_only:
         done = {row.key for row in rows}
@@ -295,4 +308,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,9 +10,10 @@ difference from the exact one does not hide what they do.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +24,14 @@ from pyscf_tracegrad.calculation import Calculation
 from pyscf_tracegrad.cheapfock import CheapFock
 from pyscf_tracegrad.laststep import DAMPING, last_step
 from pyscf_tracegrad.options import GuessOptions
-from pyscf_tracegrad.pretrained import PretrainedModel, load_model
 from pyscf_tracegrad.starts import GRID_LEVEL, Start, choose_start
 from training.bench.tables import markdown
+from training.command import command, make_parser, positive
 from training.labels import Label, LabelFile, Theory
 from training.metrics import occupied_virtual_error
+
+if TYPE_CHECKING:  # torch is loaded by the work, not by the command's help
+    from pyscf_tracegrad.pretrained import PretrainedModel
 
 Array = NDArray[np.float64]
 
@@ -109,24 +113,32 @@ def table(rows: Sequence[Row]) -> str:
     return markdown(header, lines)
 
 
-def main() -> None:
+def options() -> argparse.ArgumentParser:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser("training.bench.laststep", __doc__)
     parser.add_argument("--labels", nargs="+", required=True, help="label files (HDF5)")
-    parser.add_argument("--model", help="model file; the shipped one if not given")
-    parser.add_argument("--every", type=int, default=5, help="every K-th held-out neutral molecule (default: 5)")
-    arguments = parser.parse_args()
-    model, rows = load_model(arguments.model), []
-    for path in arguments.labels:
+    parser.add_argument("--model", help="model file; default: the shipped one")
+    parser.add_argument("--every", type=positive, default=5, help="every K-th held-out neutral molecule")
+    return parser
+
+
+@command()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    a = options().parse_args(arguments)
+    from pyscf_tracegrad.pretrained import load_model
+
+    model, rows = load_model(a.model), []
+    for path in a.labels:
         labels = LabelFile(path)
         held_out = [k for k in range(len(labels)) if labels.splits[k] == "val"]
         neutral = [label for label in (labels[k] for k in held_out) if label.charge == 0]
-        for label in tqdm(neutral[:: arguments.every], desc=str(path), unit="mol"):
+        for label in tqdm(neutral[:: a.every], desc=str(path), unit="mol"):
             rows += measure(label, labels.theory, model)
     if not rows:
-        parser.error("no held-out neutral molecule in these label files")
+        raise ValueError("no held-out neutral molecule in these label files")
     print(table(rows))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

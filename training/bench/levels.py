@@ -10,6 +10,7 @@ geometry; radicals are the doublets of 6 to 14 atoms among the structures.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from training.bench.common import STARTS, Job, Level, Result, add_run_options, read_results, run_jobs
@@ -27,6 +28,7 @@ from training.bench.tables import (
     wall_ratios,
     worst_cell,
 )
+from training.command import command, make_parser, positive
 
 LEVELS = (
     Level("b3lyp/cc-pvdz", basis="cc-pvdz"),
@@ -112,22 +114,30 @@ def make_jobs(a: argparse.Namespace) -> list[Job]:
     return jobs
 
 
-def main() -> None:
+def options() -> argparse.ArgumentParser:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser("training.bench.levels", __doc__)
     parser.add_argument("--data", required=True, help="structures (ragged npz)")
     parser.add_argument("--labels", nargs="*", default=[], help="label files, for their validation split")
-    parser.add_argument("--levels", nargs="+", default=NAMES, choices=NAMES)
-    parser.add_argument("--count", type=int, default=20, help="molecules of each level")
+    parser.add_argument(
+        "--levels", nargs="+", default=NAMES, choices=NAMES, help="levels of theory and kinds of molecules"
+    )
+    parser.add_argument("--count", type=positive, default=20, help="molecules of each level")
     parser.add_argument(
         "--atoms", type=int, nargs=2, default=(8, 14), help="fewest and most atoms; radicals have 6 to 14"
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--starts", nargs="+", default=_STARTS, choices=STARTS)
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn at random")
+    parser.add_argument("--starts", nargs="+", default=_STARTS, choices=STARTS, help="guesses")
     add_run_options(parser)
-    a = parser.parse_args()
+    return parser
+
+
+@command()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    a = options().parse_args(arguments)
     print(summary(read_results(a.out) if a.summary_only else run_jobs(make_jobs(a), a)))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,6 +10,7 @@ open shells and molecules with other elements of the structures.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -25,6 +26,7 @@ from pyscf_tracegrad.starts import choose_start
 from training.bench.common import Level
 from training.bench.molecules import Molecule, choose, read_labels, read_npz
 from training.bench.tables import markdown
+from training.command import command, make_parser, positive
 
 # Whether the grid is thinned, and the gradient norm (hartree) at which the exact build is made.
 VARIANTS = ((False, 1e-3), (False, 1e-2), (True, 1e-3), (True, 1e-2))
@@ -113,26 +115,32 @@ def select(data: Sequence[Molecule], labels: Sequence[Molecule], count: int, max
     return chosen
 
 
-def main() -> None:
+def options() -> argparse.ArgumentParser:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser("training.bench.refinegrid", __doc__)
     parser.add_argument("--data", nargs="*", default=[], help="structures (ragged npz)")
     parser.add_argument("--labels", nargs="*", default=[], help="label files (HDF5)")
-    parser.add_argument("--count", type=int, default=5, help="molecules of each kind (default: 5)")
-    parser.add_argument("--max-atoms", type=int, default=12)
-    parser.add_argument("--xc", default="b3lyp")
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    data = [m for path in arguments.data for m in read_npz(path)]
-    molecules = select(data, read_labels(arguments.labels), arguments.count, arguments.max_atoms)
+    parser.add_argument("--count", type=positive, default=5, help="molecules of each kind")
+    parser.add_argument("--max-atoms", type=int, default=12, help="of the molecules")
+    parser.add_argument("--xc", default="b3lyp", help="functional")
+    parser.add_argument("--threads", type=positive, default=1, help="of PySCF")
+    return parser
+
+
+@command()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    a = options().parse_args(arguments)
+    data = [m for path in a.data for m in read_npz(path)]
+    molecules = select(data, read_labels(a.labels), a.count, a.max_atoms)
     if not molecules:
-        parser.error("no molecule of the right kind in these files")
+        raise ValueError("no molecule of the right kind in these files")
     rows: list[Row] = []
-    with lib.with_omp_threads(arguments.threads):
+    with lib.with_omp_threads(a.threads):
         for molecule in tqdm(molecules, unit="mol"):
-            rows += measure(molecule, arguments.xc)
+            rows += measure(molecule, a.xc)
     print(table(rows))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,6 +10,7 @@ molecules in the label files.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 
 from training.bench.common import STARTS, Job, Level, Result, add_run_options, read_results, run_jobs
@@ -25,6 +26,7 @@ from training.bench.tables import (
     served_cell,
     worst_cell,
 )
+from training.command import command, make_parser
 
 GROUPS = ("neutral", "ions", "radicals")
 DEFAULT_STARTS = ("minao", "tracegrad-refine-off", "tracegrad")
@@ -93,20 +95,26 @@ def _count(what: Callable[..., bool], found: Sequence[object]) -> str:
     return str(sum(map(what, found)))
 
 
-def main() -> None:
+def options() -> argparse.ArgumentParser:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser("training.bench.robustness", __doc__)
     parser.add_argument("--data", required=True, help="structures (ragged npz)")
     parser.add_argument("--labels", nargs="*", default=[], help="label files whose molecules are left out")
-    parser.add_argument("--neutral", type=int, default=150)
-    parser.add_argument("--ions", type=int, default=25)
-    parser.add_argument("--radicals", type=int, default=25)
-    parser.add_argument("--max-atoms", type=int, default=20)
+    parser.add_argument("--neutral", type=int, default=150, help="so many neutral molecules")
+    parser.add_argument("--ions", type=int, default=25, help="so many closed-shell ions")
+    parser.add_argument("--radicals", type=int, default=25, help="so many open shells")
+    parser.add_argument("--max-atoms", type=int, default=20, help="of the molecules")
     parser.add_argument("--max-small", type=int, default=20, help="structures with fewer than four atoms")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--starts", nargs="+", default=DEFAULT_STARTS, choices=STARTS)
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn at random")
+    parser.add_argument("--starts", nargs="+", default=DEFAULT_STARTS, choices=STARTS, help="guesses")
     add_run_options(parser)
-    a = parser.parse_args()
+    return parser
+
+
+@command()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    a = options().parse_args(arguments)
     if a.summary_only:
         print(summary(read_results(a.out)))
         return
@@ -118,4 +126,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from pyscf_tracegrad.gate import Gate, Signals
 from training.bench.tables import SAME_ENERGY, markdown, mean_cell
@@ -118,6 +117,8 @@ def auc(scores: Sequence[float], bad: Sequence[bool]) -> float:
     n, m = int(positive.sum()), int((~positive).sum())
     if not n or not m:
         return math.nan
+    from scipy.stats import rankdata
+
     ranks = rankdata(np.asarray(scores, dtype=float))
     return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * m))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from training.bench.common import Level, message, warm_up
 from training.bench.molecules import Molecule, named, read_npz
 from training.bench.tables import markdown
 from training.bench.throughput import in_own_process, memory_bytes
+from training.command import command, make_parser, positive
 from training.rows import append_rows, read_rows
 
 PARTS = ("guess", "cycle")
@@ -182,22 +184,28 @@ def summary(rows: Sequence[Size]) -> str:
     return markdown([*header, "peak MB", "guess / cycle"], lines)
 
 
-def main() -> None:
+def options() -> argparse.ArgumentParser:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser("training.bench.scaling", __doc__)
     parser.add_argument("--data", help="structures (ragged npz)")
     parser.add_argument("--names", nargs="+", default=["*"], help="patterns of names, as in a shell")
-    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
-    parser.add_argument("--max-atoms", type=int, default=170)
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="what is measured")
+    parser.add_argument("--max-atoms", type=int, default=170, help="of the molecules")
     parser.add_argument("--max-memory", type=int, default=4000, help="MB")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=positive, default=1, help="of everything")
     parser.add_argument("--out", type=Path, required=True, help="CSV of the rows; an existing one is continued")
     parser.add_argument("--summary-only", action="store_true", help="print the table of --out, run nothing")
-    a = parser.parse_args()
+    return parser
+
+
+@command()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    a = options().parse_args(arguments)
     rows = read_rows(a.out, Size)
     if not a.summary_only:
         if a.data is None:
-            parser.error("give structures with --data")
+            raise ValueError("give structures with --data")
         molecules = [m for m in named(read_npz(a.data), a.names) if m.covered and m.closed_shell]
         molecules = [m for m in molecules if m.n_atoms <= a.max_atoms]
         molecules.sort(key=lambda m: m.n_atoms)
@@ -210,4 +218,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

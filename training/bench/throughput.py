@@ -23,26 +23,23 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import torch
 from pyscf import lib
-from torch.utils.flop_counter import FlopCounterMode
-from torch_geometric.data import Batch
 from tqdm import tqdm
 
-from pyscf_tracegrad.model import FockModel
-from pyscf_tracegrad.orbitals import ShellTable
-from training.bench.synthetic import BASIS, synthetic_data
 from training.bench.tables import markdown
-from training.config import RunConfig, read_config
-from training.dataset import model_input
-from training.losses import total_loss
+from training.command import command, make_parser, positive, worker_pool
 from training.rows import append_rows, read_rows
+
+if TYPE_CHECKING:  # torch is loaded by the work, not by the command's help
+    import torch
+
+    from pyscf_tracegrad.model import FockModel
+    from training.config import RunConfig
 
 Task = TypeVar("Task")
 Measured = TypeVar("Measured")
@@ -108,6 +105,10 @@ def find_config(name: str) -> Path:
 
 def training_step(model: FockModel, batch: Any, config: RunConfig) -> Callable[[], None]:
     """One update of the weights on a batch, as the training makes it."""
+    import torch
+
+    from training.losses import total_loss
+
     schedule = config.schedule
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=1e-6, betas=schedule.betas, weight_decay=schedule.weight_decay, fused=True
@@ -124,6 +125,10 @@ def training_step(model: FockModel, batch: Any, config: RunConfig) -> Callable[[
 
 def inference_step(model: FockModel, batch: Any) -> Callable[[], None]:
     """One forward pass to the blocks of dF. The model is frozen, without which operations cannot be counted."""
+    import torch
+
+    from training.dataset import model_input
+
     inputs = model_input(batch)
     model.requires_grad_(False)
 
@@ -136,6 +141,7 @@ def inference_step(model: FockModel, batch: Any) -> Callable[[], None]:
 
 def median_seconds(step: Callable[[], object], device: torch.device, seconds: float, least: int = 3) -> float:
     """Median wall time of a step, repeated for about so many seconds; what it left on the GPU is waited for."""
+    import torch
 
     def wait() -> None:
         if device.type == "cuda":
@@ -153,6 +159,8 @@ def median_seconds(step: Callable[[], object], device: torch.device, seconds: fl
 
 def product_rate(device: torch.device, seconds: float) -> float:
     """Floating-point operations per second of a product of two 1024 x 1024 float32 matrices."""
+    import torch
+
     a, b = (torch.rand(MATRIX, MATRIX, device=device) for _ in range(2))
     a @ b
     return 2.0 * MATRIX**3 / median_seconds(lambda: a @ b, device, seconds, least=10)
@@ -160,6 +168,8 @@ def product_rate(device: torch.device, seconds: float) -> float:
 
 def count_operations(step: Callable[[], None]) -> float:
     """Floating-point operations of the matrix products of a step, forward and backward."""
+    from torch.utils.flop_counter import FlopCounterMode
+
     with FlopCounterMode(display=False) as counter:
         step()
     return float(counter.get_total_flops())
@@ -181,6 +191,11 @@ def memory_bytes(peak: bool) -> int:
 
 def describe(job: Job) -> Throughput:
     """The row of a job, without figures yet. Raises ValueError for a config that cannot be read."""
+    from pyscf_tracegrad.model import FockModel
+    from pyscf_tracegrad.orbitals import ShellTable
+    from training.bench.synthetic import BASIS
+    from training.config import read_config
+
     config = read_config(find_config(job.config)).model
     model = FockModel(config, ShellTable.from_basis(BASIS, ELEMENTS).degrees, len(ELEMENTS))
     return Throughput(
@@ -198,6 +213,14 @@ def describe(job: Job) -> Throughput:
 
 def measure(job: Job) -> Throughput:
     """Run one job in this process: its memory is right in a fresh one only. The model is as random as it was made."""
+    import torch
+    from torch_geometric.data import Batch
+
+    from pyscf_tracegrad.model import FockModel
+    from pyscf_tracegrad.orbitals import ShellTable
+    from training.bench.synthetic import BASIS, synthetic_data
+    from training.config import read_config
+
     config, device = read_config(find_config(job.config)), torch.device(job.device)
     before = memory_bytes(peak=False)
     table = ShellTable.from_basis(BASIS, ELEMENTS)
@@ -216,6 +239,8 @@ def measure(job: Job) -> Throughput:
 
 
 def _start(threads: int) -> None:
+    import torch
+
     torch.set_num_threads(threads)
     lib.num_threads(threads)
 
@@ -223,7 +248,7 @@ def _start(threads: int) -> None:
 def in_own_process(function: Callable[[Task], Measured], task: Task, threads: int) -> Measured:
     """The result of a function in a fresh process. Raises RuntimeError where the process is killed."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, initializer=_start, initargs=(threads,)) as pool:
+    with worker_pool(1, context, _start, (threads,)) as pool:
         try:
             return pool.submit(function, task).result()
         except BrokenProcessPool:
@@ -257,24 +282,32 @@ def summary(rows: Sequence[Throughput]) -> str:
     return f"{markdown(header, lines)}\n\nAlkanes with random matrices; no Fock matrix is built. {note}"
 
 
-def main() -> None:
+def options() -> argparse.ArgumentParser:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser("training.bench.throughput", __doc__)
     parser.add_argument(
         "--config", nargs="+", default=["shipped.toml"], help="TOML files; names in training/configs do"
     )
-    parser.add_argument("--batch", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32], help="molecules a step")
-    parser.add_argument("--modes", nargs="+", default=MODES, choices=MODES)
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--carbons", type=int, default=5, help="n of the molecules C_n H_2n+2, which have 3n+2 atoms")
+    parser.add_argument("--batch", nargs="+", type=positive, default=[1, 2, 4, 8, 16, 32], help="molecules a step")
+    parser.add_argument("--modes", nargs="+", default=MODES, choices=MODES, help="what is timed")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where the network runs")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
+    parser.add_argument(
+        "--carbons", type=positive, default=5, help="n of the molecules C_n H_2n+2, which have 3n+2 atoms"
+    )
     parser.add_argument("--seconds", type=float, default=4.0, help="how long a measurement takes, at least three steps")
     parser.add_argument("--out", type=Path, help="CSV of the rows; an existing one is continued")
-    a = parser.parse_args()
-    if min(*a.batch, a.carbons, a.threads, 1) < 1:
-        parser.error("--batch, --carbons and --threads must be positive")
+    return parser
+
+
+@command()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    a = options().parse_args(arguments)
+    import torch
+
     if a.device == "cuda" and not torch.cuda.is_available():
-        parser.error("torch finds no GPU; give --device cpu")
+        raise ValueError("torch finds no GPU; give --device cpu")
     rows = read_rows(a.out, Throughput)
     done = {r.key for r in rows}
     jobs = [
@@ -291,4 +324,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,6 +9,7 @@ times of repeats are averaged. On a quiet machine, with one worker.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from training.bench.common import STARTS, Job, Level, Result, add_run_options, read_results, run_jobs
 from training.bench.molecules import Molecule, choose, read_npz
 from training.bench.tables import Pair, failure_list, markdown, mean_cell, pairs, wall_ratios, worst_cell
+from training.command import command, make_parser, positive
 
 REGIMES = ("incore", "direct", "df")
 _STARTS = ("minao", "tracegrad-refine-off", "minao+refine", "tracegrad")
@@ -68,21 +70,27 @@ def select(molecules: Sequence[Molecule], min_atoms: int, max_atoms: int, count:
     return [found[k] for k in np.argsort([m.n_atoms for m in found], kind="stable")]
 
 
-def main() -> None:
+def options() -> argparse.ArgumentParser:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser("training.bench.walltime", __doc__)
     parser.add_argument("--data", required=True, help="structures (ragged npz)")
-    parser.add_argument("--min-atoms", type=int, default=10)
-    parser.add_argument("--max-atoms", type=int, default=20)
-    parser.add_argument("--count", type=int, default=6)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--regimes", nargs="+", default=REGIMES, choices=REGIMES)
-    parser.add_argument("--xc", default="b3lyp")
-    parser.add_argument("--basis", default="def2-svp")
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--starts", nargs="+", default=_STARTS, choices=STARTS)
+    parser.add_argument("--min-atoms", type=int, default=10, help="of the molecules")
+    parser.add_argument("--max-atoms", type=int, default=20, help="of the molecules")
+    parser.add_argument("--count", type=positive, default=6, help="molecules")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn at random")
+    parser.add_argument("--regimes", nargs="+", default=REGIMES, choices=REGIMES, help="two-electron integrals")
+    parser.add_argument("--xc", default="b3lyp", help="functional")
+    parser.add_argument("--basis", default="def2-svp", help="basis")
+    parser.add_argument("--repeats", type=positive, default=2, help="of every SCF")
+    parser.add_argument("--starts", nargs="+", default=_STARTS, choices=STARTS, help="guesses")
     add_run_options(parser)
-    a = parser.parse_args()
+    return parser
+
+
+@command()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    a = options().parse_args(arguments)
     if a.summary_only:
         print(summary(read_results(a.out)))
         return
@@ -92,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -16,8 +16,9 @@ from pyscf_tracegrad.reference import build_reference
 from training.config import RunConfig
 from training.dataset import model_input
 from training.evaluate import Row
+from training.files import LOG
 from training.labels import LabelFile
-from training.logs import LOG, read_log
+from training.logs import read_log
 from training.studies.cost import Stepper, batches, parameters, step_memory, step_seconds
 from training.studies.run import Place, subset, training_set
 from training.studies.score import reference_route

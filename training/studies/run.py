@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from pyscf_tracegrad.config import ModelConfig
 from pyscf_tracegrad.orbitals import ShellTable
+from training.command import worker_pool
 from training.config import RunConfig
 from training.dataset import FockData, load_split
 from training.labels import LabelFile, Theory
@@ -139,7 +140,7 @@ def train_all(place: Place, trials: Sequence[Trial], minutes: float | None, work
     todo = [trial for trial in distinct if not finished(place, trial)]
     if todo:
         context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-        with ProcessPoolExecutor(workers, context, initializer=start_worker, initargs=(threads,)) as pool:
+        with worker_pool(workers, context, start_worker, (threads,)) as pool:
             futures = [pool.submit(train_trial, place, trial, deadline) for trial in todo]
             for future in tqdm(as_completed(futures), total=len(futures), desc="trials", unit="trial"):
                 future.result()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from pyscf_tracegrad.checkpoint import Checkpoint, load_checkpoint
 from pyscf_tracegrad.config import ReferenceSettings
+from training.command import worker_pool
 from training.cycles import CycleCounter, Scf
 from training.evaluate import Row, evaluate_fock, network_fock
 from training.labels import LabelFile
@@ -142,7 +143,7 @@ def score_all(place: Place, trials: Sequence[Trial], with_scf: int, workers: int
         tasks = open_tasks(place, trials, with_scf, rows) if mine else []
         if tasks:
             context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-            with ProcessPoolExecutor(workers, context, initializer=start_worker, initargs=(threads,)) as pool:
+            with worker_pool(workers, context, start_worker, (threads,)) as pool:
                 futures = [pool.submit(score_molecule, task) for task in tasks]
                 for future in tqdm(as_completed(futures), total=len(futures), desc="scores", unit="mol"):
                     append_rows(path, future.result())
