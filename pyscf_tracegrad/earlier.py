@@ -58,9 +58,9 @@ class Earlier:
         if isinstance(start, hf.SCF):
             if start.mo_coeff is None:
                 raise BadInput("start: this SCF object has not run yet")
-            return cls(_collinear(start.make_rdm1(), start.mol.nao), start.mol)
+            return cls(_collinear(start.make_rdm1(), start.mol), start.mol)
         if isinstance(start, tuple) and len(start) == 2 and isinstance(start[0], gto.MoleBase):
-            return cls(_collinear(start[1], start[0].nao), start[0])
+            return cls(_collinear(start[1], start[0]), start[0])
         if isinstance(start, np.ndarray):
             return cls(start)
         raise BadInput(
@@ -94,12 +94,20 @@ class Earlier:
         return dms[0] if len(dms) == 1 else np.stack(dms)
 
 
-def _collinear(dm: Any, nao: int) -> Any:
-    """The blocks of either spin of a density of GHF; any other as it is."""
-    dm = np.asarray(dm)
-    if dm.ndim == 2 and len(dm) == 2 * nao:
-        return np.stack([dm[:nao, :nao].real, dm[nao:, nao:].real])
-    return dm
+def _collinear(dm: Any, mol: gto.Mole) -> Any:
+    """Densities of either spin along the axis that the moments of the atoms have in common, of a density of GHF
+    (2 nao, 2 nao); any other as it is.
+    """
+    dm, n = np.asarray(dm), mol.nao
+    if dm.ndim != 2 or len(dm) != 2 * n:
+        return dm
+    aa, ab, ba, bb = dm[:n, :n], dm[:n, n:], dm[n:, :n], dm[n:, n:]
+    spins = np.stack([(ab + ba).real, (1j * (ab - ba)).real, (aa - bb).real])
+    populations = np.einsum("xpq,qp->xp", spins, mol.intor_symmetric("int1e_ovlp"))
+    moments = np.array([populations[:, a:b].sum(1) for a, b in mol.aoslice_by_atom()[:, 2:]])
+    axis = np.linalg.svd(moments)[2][0]
+    along = np.tensordot(axis if moments.sum(0) @ axis >= 0 else -axis, spins, 1)
+    return 0.5 * np.stack([(aa + bb).real + along, (aa + bb).real - along])
 
 
 def _from_checkpoint(path: Any) -> Earlier:
@@ -112,7 +120,7 @@ def _from_checkpoint(path: Any) -> Earlier:
     if mo_coeff.ndim == 3:
         dm = np.stack([(c * occupied) @ c.T for c, occupied in zip(mo_coeff, mo_occ, strict=True)])
     elif len(mo_coeff) == 2 * mol.nao:
-        dm = _collinear((mo_coeff * mo_occ) @ mo_coeff.conj().T, mol.nao)
+        dm = _collinear((mo_coeff * mo_occ) @ mo_coeff.conj().T, mol)
     elif mol.spin:  # of a restricted open shell: one set of orbitals, those with one electron are alpha
         dm = np.stack([(mo_coeff * occupied) @ mo_coeff.T for occupied in (mo_occ > 0, mo_occ > 1)])
     else:

@@ -29,6 +29,7 @@ from pyscf_tracegrad.options import GuessOptions, Refine, Transfer
 from pyscf_tracegrad.refine import Refined, refine, schedule_for
 from pyscf_tracegrad.report import GuessReport
 from pyscf_tracegrad.starts import GRID_LEVEL, Start, choose_start
+from pyscf_tracegrad.states import forewarned
 
 Array = NDArray[np.float64]
 
@@ -177,12 +178,16 @@ def _check_refined(refined: Refined) -> None:
 
 
 def _check_reference(calculation: Calculation, start: Start) -> None:
-    """Refuse an F_ref, not to be refined, that the gate rejects. Raises OutsideDomain."""
+    """Refuse an F_ref, not to be refined, that the gate rejects, or that several states may follow from.
+
+    Raises OutsideDomain.
+    """
     if start.reference is None:
         return
     objection = Gate().objection(measure(calculation.mol, start.reference.fock, start.reference, calculation.nelec))
+    objection = objection or forewarned(calculation)
     if objection:
-        raise OutsideDomain(f"the gate rejected F_ref: {objection}; without refinement it does not serve")
+        raise OutsideDomain(f"the gate rejected the reference Fock matrix ({objection}), which is not to be refined")
 
 
 def predict_fock(mol: gto.Mole, model: Any = None) -> Array:

@@ -133,9 +133,12 @@ def _alone(mol: gto.Mole, atom: int) -> gto.Mole:
 def _polarised(occupations: Array, spin: int, name: str) -> Array:
     """Occupations (2, n) of an atom's orbitals with `spin` unpaired electrons, the highest open shell first."""
     both = np.stack([0.5 * occupations, 0.5 * occupations])
-    shells = [shell for shell in _shells(occupations) if 0.0 < occupations[shell[0]] < 2.0]
+    runs = _shells(occupations)
+    shells = sorted((run for run in runs if 0.0 < occupations[run[0]] < 2.0), key=len, reverse=True)
+    if occupations[0] == 2.0:
+        shells.append(runs[0][-1:])  # the outermost full s shell, which gives one away at last: 3d5 4s1 of chromium
     left = abs(spin)
-    for shell in sorted(shells, key=len, reverse=True):
+    for shell in shells:
         unpaired = min(left, len(shell))
         electrons = float(np.clip(occupations[shell].sum(), unpaired, 2 * len(shell) - unpaired))
         both[0, shell] = 0.5 * (electrons + unpaired) / len(shell)

@@ -42,6 +42,14 @@ _THIN, _FINE = 1e-3, 1e-6
 _MAX_CYCLE, _MAX_MACRO = 40, 20
 
 
+def forewarned(calculation: Calculation) -> str:
+    """Why a calculation may have several states whatever its guess; empty where nothing says so."""
+    metals = sorted({_symbol(z) for z in _elements(calculation.mol) if z in _OPEN_SHELLS})
+    if metals:
+        return f"open d or f shells ({', '.join(metals)})"
+    return "no fixed spin" if calculation.free_spin else ""
+
+
 def suspicion(
     calculation: Calculation,
     cheap: CheapFock,
@@ -55,11 +63,9 @@ def suspicion(
     cheap: operator of the calculation's functional. start: state that the guess begins with. pairs: what F_ref was made
     of. found: state that cheap cycles came to, in so many cycles; None before them.
     """
-    metals = sorted({_symbol(z) for z in _elements(calculation.mol) if z in _OPEN_SHELLS})
-    if metals:
-        return f"open d or f shells ({', '.join(metals)})"
-    if calculation.free_spin:
-        return "no fixed spin"
+    reason = forewarned(calculation)
+    if reason:
+        return reason
     if start.gap < _REFERENCE_GAP:
         return f"a gap of {max(start.gap, 0.0):.3f} hartree at the start"
     errors = diis_errors(pairs, calculation.overlap)
