@@ -15,7 +15,9 @@ The pipeline, one file per arrow (`guess.py` is the table of contents):
     features -> blocks -> dF                blocks.py, block_basis.py, model.py, pretrained.py
     dF -> is it trusted                     gate.py
     dF -> another basis or functional       transfer.py, starts.py
-    F -> cheap cycles, exact correction     refine.py
+    F -> cheap cycles, exact correction     refine.py, cycles.py
+    signs of another state -> the lower one states.py, twin.py; will it stay: handover.py
+    spins, fragments, an earlier density    spins.py, earlier.py
     density -> SCF                          scf.py; what happened: report.py; what failed: failures.py
 
 Which model answers is in models.py. torch is imported at the first guess that asks the network, not here.

@@ -177,6 +177,18 @@ class Calculation:
         """Whether a solvent responds to the density."""
         return getattr(self.plain, "with_solvent", None) is not None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What of the calculation the cheap operator does not know, one sentence each."""
+        notes = list(self.functional.notes)
+        for name in ("get_fock", "get_veff", "get_jk"):
+            module = getattr(getattr(self.plain, name), "__module__", None) or ""
+            if module.partition(".")[0] not in ("pyscf", "gpu4pyscf"):
+                notes.append(f"the cheap cycles know nothing of your mf.{name}")
+        if self.solvated and not any(operator.solvated for operator in self._operators):
+            notes.append("the cheap cycles know nothing of this solvent")
+        return tuple(notes)
+
     def cheap(self, grid_level: int) -> CheapFock:
         """Cheap operator in the calculation's own functional and one-electron Hamiltonian.
 

@@ -132,6 +132,11 @@ class CheapFock:
         return self._own_jk and self.functional.kind == "HF" and self._reaction is None
 
     @property
+    def solvated(self) -> bool:
+        """Whether a solvent acts."""
+        return self._reaction is not None
+
+    @property
     def exact_exchange(self) -> float:
         """Share of exact exchange in the functional, that at long range where it depends on the distance."""
         functional = self.functional

@@ -142,7 +142,7 @@ def _make(calculation: Calculation, options: GuessOptions, allow_exact: bool) ->
     dm = calculation.shaped((refined or start).state.dm)
     check_density(dm, calculation.shape)
     seconds["density"] = time.perf_counter() - begin
-    notes = before + start.notes + calculation.functional.notes + (() if refined is None else refined.notes)
+    notes = before + start.notes + calculation.notes + (() if refined is None else refined.notes)
     direct = cheap is not None and isinstance(cheap.with_df, DirectJK)
     if direct:
         notes += (f"fitting integrals beyond max_memory ({calculation.mol.max_memory:g} MB) were not made",)
