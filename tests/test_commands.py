@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -253,3 +254,26 @@ def test_every_example_helps() -> None:
     for name in EXAMPLES:
         assert f"usage: python examples/{name} " in text
     assert "FS" in text
+
+
+def test_the_table_of_the_example_is_whole_where_it_is_not_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing of the progress stands in it; what it costs is told before."""
+    spec = importlib.util.spec_from_file_location("cycles", ROOT / "examples" / "01-cycles.py")
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    assert len(example.MOLECULES) == 3
+    hydrogen = tmp_path / "hydrogen.xyz"
+    hydrogen.write_text("2\n\nH 0 0 0\nH 0 0 0.74\n")
+    example.MOLECULES = [hydrogen]
+    example.main()
+    out, err = capsys.readouterr()
+    assert not err
+    first, _, *table = out.splitlines()
+    assert "about two minutes" in first
+    assert [line.count("|") for line in table[:4]] == [6] * 4
+    assert re.match(r"\| hydrogen \(2 atoms, 10 AOs\) \|( \d+, \d+, \d+\.\d \|){4}$", table[2])
+    assert any(line.startswith("One guess, 2 atoms, in units of one SCF cycle") for line in table)

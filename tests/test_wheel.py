@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -75,3 +76,16 @@ def test_one_version() -> None:
     version = pyscf_tracegrad.__version__
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"\n## {version}\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_citation_names_whole_works() -> None:
+    """Every work that the README asks to cite, with all its authors, its year and where it is found."""
+    works = {}
+    for work in (ROOT / "CITATION.cff").read_text().split("\n  - type: article\n")[1:]:
+        assert re.search(r"^    year: 20\d\d$", work, re.MULTILINE)
+        family, given = (re.findall(rf"{name}-names: \S", work) for name in ("family", "given"))
+        assert len(family) == len(given)
+        works[re.findall(r"(?:url: https://arxiv\.org/abs/|doi: )(\S+)", work)[0]] = len(family)
+    assert works == {"2405.05722": 4, "2306.04922": 5, "10.1063/5.0006074": 49}
+    cited = (ROOT / "README.md").read_text().partition("## Cite")[2]
+    assert all(work in cited for work in works)

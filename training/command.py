@@ -1,8 +1,8 @@
 """What the commands of `training` and `data` have in common: help, errors in one line, what Ctrl-C does.
 
 A command module has `options()`, its parser, and `main(arguments=None)`, decorated by `command`, which gives the exit
-status; it ends with `sys.exit(main())`. What loads torch or matplotlib is imported where it is used, so that help
-does not wait.
+status; it ends with `sys.exit(main())`. What loads torch or matplotlib is imported where it is used, so that help does
+not wait for it.
 """
 
 from __future__ import annotations
