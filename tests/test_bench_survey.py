@@ -164,7 +164,7 @@ def test_a_survey_of_hydrogen_is_run_once_and_goes_on(
     monkeypatch.setattr(command, "run_each", in_process)
     monkeypatch.setattr(command, "CASES", (H2,))
     words = ["-o", str(tmp_path), "--routes", "minao", "minao+newton", "tracegrad", "tracegrad-refine-off"]
-    text = command.survey(command.arguments(words))
+    text = command.survey(command.options().parse_args(words))
     rows = {r.start: r for r in read_json_rows(tmp_path / command.RESULTS, Row)}
     assert list(rows) == words[3:]
     assert all(r.converged and not r.error and r.cpu > 0 and r.nao == 2 for r in rows.values())
@@ -172,8 +172,8 @@ def test_a_survey_of_hydrogen_is_run_once_and_goes_on(
     assert rows["tracegrad"].route != "minao"
     assert "| all | 1 | 0 | 0 | 0 | 0 | 1 / 1 / 1 |" in text
     before = (tmp_path / command.RESULTS).read_bytes()
-    assert command.survey(command.arguments(words)) == text
-    assert command.survey(command.arguments([*words, "--table"])) == text
+    assert command.survey(command.options().parse_args(words)) == text
+    assert command.survey(command.options().parse_args([*words, "--table"])) == text
     assert (tmp_path / command.RESULTS).read_bytes() == before
     assert "UserWarning" not in capsys.readouterr().err
 

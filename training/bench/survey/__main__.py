@@ -16,13 +16,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from training.acceleration.protocol import ProtocolError
 from training.acceleration.work import only_run
 from training.bench.survey.cases import CASES, Case, named
-from training.bench.survey.pool import Ended, PoolError, run_each
+from training.bench.survey.pool import Ended, run_each
 from training.bench.survey.report import current, report
-from training.bench.survey.runs import Route, Row, Task, UnknownRoute, empty_row, run_task
-from training.bench.survey.sets import SETS, SetMissing, read_set
+from training.bench.survey.runs import Route, Row, Task, empty_row, run_task
+from training.bench.survey.sets import SETS, read_set
+from training.command import command, make_parser, positive
 from training.rows import append_json_row, read_json_rows
 
 RESULTS = "results.jsonl"
@@ -49,19 +49,19 @@ def measure(tasks: Sequence[Task], jobs: int, limit_seconds: float) -> Iterator[
             yield empty_row(*task, error=row.reason, cpu=row.cpu) if isinstance(row, Ended) else row
 
 
-def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+def options() -> argparse.ArgumentParser:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser("training.bench.survey", __doc__)
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the results; a run there is continued")
     parser.add_argument("--set", nargs="+", choices=("survey", *SETS), default=["survey"], help="what is calculated")
     parser.add_argument("--only", nargs="+", metavar="PATTERN", default=["*"], help="groups, or GROUP/MOLECULE/LEVEL")
     parser.add_argument("--routes", nargs="+", metavar="ROUTE", default=ROUTES, help="NAME[,OPTION=VALUE...][+newton]")
-    parser.add_argument("--jobs", type=int, default=1, help="SCFs at a time, each on one thread")
+    parser.add_argument("--jobs", type=positive, default=1, help="SCFs at a time, each on one thread")
     parser.add_argument("--limit-seconds", type=float, default=120.0, help="processor time of one SCF")
     parser.add_argument("--table", action="store_true", help="print what there is, run nothing")
     parser.add_argument("--state", default="", help="with --table: our rows of this digest of the package's code")
     parser.add_argument("--list", action="store_true", help="print the names of the cases, run nothing")
-    return parser.parse_args(words)
+    return parser
 
 
 def chosen(sets: Sequence[str], patterns: Sequence[str]) -> list[Case]:
@@ -91,15 +91,11 @@ def _state(route: Route, digest: str) -> str:
     return route.state if not (digest and route.ours) else f"{route.state.partition(',')[0]},{digest}"
 
 
-def main() -> None:
-    """Run it."""
-    try:
-        print(survey(arguments()))
-    except (UnknownRoute, SetMissing, ProtocolError, PoolError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on")
+@command()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    print(survey(options().parse_args(arguments)))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
