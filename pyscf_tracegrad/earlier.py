@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ class Earlier:
 
         Raises BadInput for anything else.
         """
-        if isinstance(start, (str, os.PathLike)):
+        if isinstance(start, (str, os.PathLike)) and Path(start).is_file():
             return _from_checkpoint(start)
         if isinstance(start, hf.SCF):
             if start.mo_coeff is None:
@@ -64,8 +65,8 @@ class Earlier:
         if isinstance(start, np.ndarray):
             return cls(start)
         raise BadInput(
-            f"start takes 'auto', 'network', 'reference', 'minao', a checkpoint file, an SCF object, (mol, dm) or a "
-            f"density, not {start!r:.80}"
+            "start takes 'auto', 'network', 'reference', 'minao', the path of a checkpoint file, an SCF object, "
+            f"(mol, dm) or a density, not {start!r:.80}"
         )
 
     def carried_to(self, mol: gto.Mole) -> Array:

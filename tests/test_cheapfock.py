@@ -156,3 +156,14 @@ def test_input_density_stays_as_it_is(water: gto.Mole) -> None:
     before = dm.copy()
     CheapFock(water)(dm)
     assert np.array_equal(dm, before)
+
+
+@pytest.mark.parametrize("xc", ["lda,vwn", "pbe", "b3lyp", "wb97x", "tpss", "hf"])
+@pytest.mark.parametrize("kind", ["RKS", "UKS"])
+def test_the_energy_is_that_of_pyscf_on_the_same_grid_and_fit(xc: str, kind: str, water: gto.Mole) -> None:
+    mf = getattr(water, kind)(xc=xc).density_fit()
+    mf.grids.level, mf.max_cycle = 1, 2
+    mf.kernel()
+    cheap = CheapFock(water, xc, 1, with_df=mf.with_df)
+    dm = mf.make_rdm1()
+    assert cheap.build(dm).energy == pytest.approx(mf.energy_elec(dm)[0], abs=1e-8)

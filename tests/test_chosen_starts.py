@@ -207,7 +207,8 @@ def test_cartesian_and_spherical_bases_may_meet(run: Any) -> None:
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        ("no such file", "no checkpoint file"),
+        ("no such file", "path of a checkpoint file"),
+        (__file__, "no checkpoint file"),
         (42, "start takes"),
         (np.zeros(3), "a density is"),
         (np.full((2, 2), np.nan), "real and finite"),

@@ -111,7 +111,7 @@ def test_start_can_be_named(start: Any, water: gto.Mole) -> None:
         ({"refine": -1}, "not -1"),
         ({"refine": 2.5}, "not 2.5"),
         ({"transfer": "orbital"}, "transfer takes 'auto', 'fock', 'density', not 'orbital'"),
-        ({"start": "sap"}, "start takes 'auto', 'network', 'reference', 'minao', not 'sap'"),
+        ({"start": "sap"}, "start takes 'auto', 'network', 'reference', 'minao', the path"),
     ],
 )
 def test_bad_options_raise(keywords: dict[str, Any], message: str, water: gto.Mole) -> None:

@@ -211,7 +211,8 @@ def test_what_to_cite_is_said_once(mol: gto.Mole, monkeypatch: pytest.MonkeyPatc
 
 
 def test_unknown_keywords_are_refused_by_name(mol: gto.Mole) -> None:
-    with pytest.raises(TypeError, match="no option 'refin'; it has model, refine, report, start, strict, transfer"):
+    known = "fragments, model, refine, report, spins, stable, start, strict, transfer"
+    with pytest.raises(TypeError, match=f"no option 'refin'; it has {known}"):
         mol.RHF().get_init_guess(key="tracegrad", refin=False)
 
 

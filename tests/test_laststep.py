@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pyscf import gto
 
-from pyscf_tracegrad import tracegrad_guess
+from pyscf_tracegrad import OutsideDomain, tracegrad_guess
 from pyscf_tracegrad.anderson import mix
 from pyscf_tracegrad.calculation import Calculation
 from pyscf_tracegrad.density import aufbau, diagonalise, make_density
@@ -74,11 +74,13 @@ def test_a_density_alone_is_left_as_it_is(options: dict[str, Any], water: gto.Mo
 
 def test_spins_and_shared_orbitals(water: gto.Mole) -> None:
     oh = gto.M(atom="O 0 0 0; H 0 0 0.97", spin=1, basis="def2-svp", verbose=0)
-    for make in (lambda m: m.UKS(xc="b3lyp"), lambda m: m.ROKS(xc="b3lyp"), lambda m: m.GKS(xc="b3lyp")):
+    for make in (lambda m: m.UKS(xc="b3lyp"), lambda m: m.ROKS(xc="b3lyp")):
         mf = make(oh)
         dm, report = tracegrad_guess(mf, refine=False, report=True, strict=True)
         assert report.route == "reference"
         assert dm.shape == mf.get_init_guess(key="minao").shape
+    with pytest.raises(OutsideDomain, match="no fixed spin"):  # F_ref's spin may be another than that of the state
+        tracegrad_guess(oh.GKS(xc="b3lyp"), refine=False, strict=True)
     unrestricted = water.UKS(xc="b3lyp")
     unrestricted.init_guess_breaksym = 0
     closed, spread = (make_guess(m, BARE) for m in (water.RKS(xc="b3lyp"), unrestricted))
