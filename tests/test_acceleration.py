@@ -16,12 +16,11 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
-from network_helpers import TABLE, random_model
 from pyscf import dft, gto, scf
 
-from pyscf_tracegrad.checkpoint import Checkpoint, save_checkpoint
-from pyscf_tracegrad.config import ModelConfig
+from pyscf_tracegrad.checkpoint import save_checkpoint
 from pyscf_tracegrad.density import diagonalise
+from pyscf_tracegrad.pretrained import load_model
 from training.acceleration import work
 from training.acceleration.__main__ import main
 from training.acceleration.instrument import Recorder, mean_error
@@ -34,6 +33,7 @@ from training.acceleration.sets import QH9_ACCELERATION, SNAPSHOTS, read_set
 from training.acceleration.targets import Targets
 from training.acceleration.work import RESULTS, chosen, make_tasks, read_results, without_failures
 from training.bench.common import make_start
+from training.bench.gate import with_noise
 from training.bench.molecules import Molecule
 from training.metrics import occupied_virtual_error
 from training.rows import append_rows, read_rows
@@ -390,9 +390,8 @@ def test_a_wide_table_shows_that_it_scrolls() -> None:
 
 def test_the_model_of_a_study_is_one_s_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its guesses are made by it, it is part of the protocol, and another one needs another folder."""
-    config = ModelConfig(channels=4, layers=1, invariants=6, trace_hidden=8, radial=6)
     path = tmp_path / "mine.pt"
-    save_checkpoint(path, Checkpoint(random_model(config), TABLE, "b3lyp", "def2-svp"))
+    save_checkpoint(path, with_noise(load_model(), 0.003, seed=0).checkpoint)
     mf = Protocol(grid_level=0).make_mf(WATER)
     mine, shipped = (make_start(mf, "tracegrad-refine-off", model) for model in (str(path), ""))
     assert mine.fields["route"] == shipped.fields["route"] == "network"
