@@ -60,9 +60,20 @@ def enlargement(calculation: Calculation, cheap: CheapFock, shift: Array | float
 
 
 def wanted_gradient(thresholds: Thresholds, enlarged: float) -> float:
-    """Gradient norm (hartree) of a density from which PySCF's first cycle and its last check both pass."""
-    steps = max(1.0, enlarged, enlarged**2 / _LAST_CHECK)
-    return max(_SHARE * thresholds.gradient / steps, _ROUNDING)
+    """Gradient norm (hartree) of a density from which PySCF's first cycle and its last check both pass, or the
+    smallest one that can be had.
+    """
+    return max(_SHARE * thresholds.gradient / _two_steps(enlarged), _ROUNDING)
+
+
+def passes(gradient: float, thresholds: Thresholds, enlarged: float) -> bool:
+    """Whether they are expected to, from a density of this gradient norm (hartree)."""
+    return gradient * _two_steps(enlarged) < thresholds.gradient
+
+
+def _two_steps(enlarged: float) -> float:
+    """What a gradient is multiplied by, over PySCF's limit of each step."""
+    return max(1.0, enlarged, enlarged**2 / _LAST_CHECK)
 
 
 def settles(

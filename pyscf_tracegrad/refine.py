@@ -26,7 +26,7 @@ from pyscf_tracegrad.blas import one_blas_thread
 from pyscf_tracegrad.calculation import Calculation, State
 from pyscf_tracegrad.cheapfock import CheapFock
 from pyscf_tracegrad.cycles import Converged, Cycles
-from pyscf_tracegrad.handover import Thresholds, enlargement, settles, wanted_gradient
+from pyscf_tracegrad.handover import Thresholds, enlargement, passes, settles, wanted_gradient
 from pyscf_tracegrad.options import GuessOptions
 from pyscf_tracegrad.reference import Pair, diis_errors
 from pyscf_tracegrad.states import Choice, lowest, suspicion
@@ -271,7 +271,8 @@ class _Refinement:
             if enlarged > _BEYOND_REACH:
                 break
         with one_blas_thread():
-            stays = settles(calculation, self.cheap, shift, state, thresholds)
+            stays = passes(gradient, thresholds, enlarged)
+            stays = stays and settles(calculation, self.cheap, shift, state, thresholds)
         return replace(
             refined,
             state=state,

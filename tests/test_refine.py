@@ -457,7 +457,7 @@ def test_what_pyscf_raises_inside_becomes_minao(
     mf.verbose = 2
     dm = mf.get_init_guess(key="tracegrad")
     said = "".join(capfd.readouterr())
-    assert f"tracegrad guess: {error.__name__} in PySCF: " in said
+    assert f"tracegrad guess: {error.__name__}: " in said
     assert "no integrals today" in said
     assert "Using the minao guess instead" in said
     assert np.array_equal(dm, mf.get_init_guess(key="minao"))
