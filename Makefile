@@ -7,9 +7,9 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OLDEST := .venv-oldest/bin/python
 # What a user's calculation needs: all but the tests of training and data, whose packages are not installed there.
-SERVING := $(addprefix tests/test_,$(addsuffix .py,anderson calculation cheapfock checkpoint density domain functional \
-  gate gridxc guess laststep layers o3 orbitals reaction reference refine register robust scf serving singlek threads \
-  transfer versions workers))
+SERVING := $(addprefix tests/test_,$(addsuffix .py,anderson calculation cheapfock checkpoint chosen_starts density domain \
+  functional gate gridxc guess init_guess_report laststep layers models o3 orbitals reaction reference refine register \
+  robust scf serving singlek states threads transfer versions workers))
 
 .PHONY: example test test-slow test-oldest lint wheel clean
 
