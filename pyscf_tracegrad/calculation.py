@@ -95,6 +95,7 @@ class Calculation:
         mention_new_pyscf(mf)
         self.mol = mol
         plain = getattr(mf, "_scf", mf)  # below a newton() layer
+        self.second_order = plain is not mf
         self.general = isinstance(plain, ghf.GHF)
         self._two_spins = two_spins or mol.spin != 0
         self.plain = plain

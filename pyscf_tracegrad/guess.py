@@ -167,14 +167,14 @@ def _make(calculation: Calculation, options: GuessOptions, allow_exact: bool) ->
 
 
 def _check_refined(refined: Refined) -> None:
-    """Refuse a cheap SCF that has not converged, or whose state PySCF's would leave. Raises OutsideDomain.
-
-    A state that only the second-order solver found is kept: minao's density leads to none.
-    """
+    """Refuse a cheap SCF that has not converged, or whose state PySCF's would leave. Raises OutsideDomain."""
     if not refined.converged:
         raise OutsideDomain("the cheap cycles did not converge")
-    if not refined.settles and not (refined.choice is not None and refined.choice.second_order):
-        raise OutsideDomain("PySCF's SCF is not expected to stay at the state that cheap cycles found")
+    if not refined.settles:
+        raise OutsideDomain(
+            "PySCF's DIIS is not expected to stay at the state that cheap cycles found (its steps enlarge the gradient "
+            f"{refined.enlarged:.2g} times); mf.newton(), mf.level_shift or smearing converge such cases"
+        )
 
 
 def _check_reference(calculation: Calculation, start: Start) -> None:

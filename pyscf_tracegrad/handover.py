@@ -8,15 +8,12 @@ smaller. Whether PySCF's DIIS walks away even so is seen by running it, on the c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from pyscf_tracegrad.calculation import Calculation, State
 from pyscf_tracegrad.cheapfock import CheapFock
-from pyscf_tracegrad.twin import Twin
+from pyscf_tracegrad.twin import Thresholds, Twin
 
 Array = NDArray[np.float64]
 
@@ -28,20 +25,6 @@ _LAST_CHECK = 3.0
 _ROUNDING = 1e-8
 # Cycles within which an SCF from a converged state has settled, or will not.
 _CYCLES = 15
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Of the user's SCF, hartree: of its energy and of its gradient norm."""
-
-    energy: float
-    gradient: float
-
-    @classmethod
-    def of(cls, mf: Any) -> Thresholds:
-        """Those of an SCF object; PySCF's default for the gradient is the root of that for the energy."""
-        energy = float(mf.conv_tol)
-        return cls(energy, float(getattr(mf, "conv_tol_grad", None) or np.sqrt(energy)))
 
 
 def enlargement(calculation: Calculation, cheap: CheapFock, shift: Array | float, state: State) -> float:
@@ -82,5 +65,5 @@ def settles(
     """Whether PySCF's SCF on the cheap operator converges from a state within a few cycles, and stays near it."""
     twin = Twin(calculation, cheap, shift)
     before = twin.energy(state)
-    after = twin.scf(state.dm, _CYCLES, max(thresholds.energy, 1e-9), max(thresholds.gradient, 1e-6))
+    after = twin.scf(state.dm, _CYCLES, thresholds)
     return after.converged and abs(after.energy - before) < 1e-5

@@ -26,11 +26,11 @@ from pyscf_tracegrad.blas import one_blas_thread
 from pyscf_tracegrad.calculation import Calculation, State
 from pyscf_tracegrad.cheapfock import CheapFock
 from pyscf_tracegrad.cycles import Converged, Cycles
-from pyscf_tracegrad.handover import Thresholds, enlargement, passes, settles, wanted_gradient
+from pyscf_tracegrad.handover import enlargement, passes, settles, wanted_gradient
 from pyscf_tracegrad.options import GuessOptions
 from pyscf_tracegrad.reference import Pair, diis_errors
 from pyscf_tracegrad.states import Choice, lowest, suspicion
-from pyscf_tracegrad.twin import Twin
+from pyscf_tracegrad.twin import Thresholds, Twin
 
 Array = NDArray[np.float64]
 
@@ -127,8 +127,7 @@ class Refined:
         if self.choice is None:
             return {}
         choice = self.choice
-        found = {"suspicion": self.suspicion, "origin": choice.origin, "unstable": choice.unstable}
-        return found | {"settles": self.settles}
+        return {"suspicion": self.suspicion, "origin": choice.origin, "unstable": choice.unstable}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -136,11 +135,6 @@ class Refined:
         notes = ["the start was worse than the density before it"] if self.rejected else []
         if self.choice is not None:
             notes += [f"{self.suspicion}: looked for other SCF states", *self.choice.notes]
-        if not self.settles:
-            notes.append(
-                f"PySCF's DIIS is expected to leave this state (its steps enlarge the gradient {self.enlarged:.2g} "
-                "times); mf.newton(), mf.level_shift or smearing converge such cases"
-            )
         return tuple(notes)
 
 
@@ -182,8 +176,8 @@ class _Refinement:
                 found, rejected = self._cheap_cycles(start, pairs)
                 reason = self._suspicion(start, pairs, found)
             if reason:
-                converged, compare = found.gradient < _HOPELESS, not self.schedule.chosen
-                choice = lowest(self.calculation, self.cheap, found.state, converged, compare, self.schedule.follow)
+                converged, chosen = found.gradient < _HOPELESS, self.schedule.chosen
+                choice = lowest(self.calculation, self.cheap, found.state, converged, chosen, self.schedule.follow)
                 found = Converged(choice.state, 0.0 if choice.converged else float("inf"))
         self.seconds["cheap cycles"] = time.perf_counter() - begin
         refined = Refined(found.state, found.gradient, 0, rejected, self.seconds, reason, choice)
@@ -270,9 +264,10 @@ class _Refinement:
             wanted = wanted_gradient(thresholds, enlarged)
             if enlarged > _BEYOND_REACH:
                 break
-        with one_blas_thread():
-            stays = passes(gradient, thresholds, enlarged)
-            stays = stays and settles(calculation, self.cheap, shift, state, thresholds)
+        stays = calculation.second_order  # such an SCF makes no steps without a trust region
+        if not stays and passes(gradient, thresholds, enlarged):
+            with one_blas_thread():
+                stays = settles(calculation, self.cheap, shift, state, thresholds)
         return replace(
             refined,
             state=state,
@@ -291,7 +286,7 @@ class _Refinement:
             self._cycles.restart(shift, self.cheap)
             found = self._cycles.run(state, pair, tight, lambda: _AFTER_EXACT - (self.cheap.builds - first))
             if found.gradient > tolerance and self.calculation.whole_occupations:
-                solved = Twin(self.calculation, self.cheap, shift).newton(state, _AFTER_EXACT, tight)
+                solved = Twin(self.calculation, self.cheap, shift).newton(state, _AFTER_EXACT, Thresholds(1e-7, tight))
                 if solved.converged:
                     gradient = self.calculation.gradient(solved.state, self.cheap(solved.state.dm) + shift)
                     found = Converged(solved.state, gradient)

@@ -38,7 +38,7 @@ class GuessReport:
     notes: why a better route was not taken, one sentence each, in order.
     suspicion: the sign for which other SCF states were looked for; empty where there was none. origin: `guess` or
     `minao`, the start that led to the state of lowest energy; empty where one state only was looked at. unstable:
-    whether that state is known to have a lower neighbour. settles: whether PySCF's SCF is expected to stay there.
+    whether that state is known to have a lower neighbour.
     seconds: wall time of each stage; `loading` is that of torch and the model.
     """
 
@@ -56,7 +56,6 @@ class GuessReport:
     suspicion: str = ""
     origin: str = ""
     unstable: bool = False
-    settles: bool = True
 
     @property
     def reason(self) -> str:

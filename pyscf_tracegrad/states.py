@@ -3,7 +3,8 @@
 An SCF has many solutions. PySCF's own guess leads to one of them, and a better start may lead to a higher one: the
 closed shell of H2 at 7 bohr has one 27 mEh above that which minao finds. An ordinary molecule gives no sign of a second
 state, and nothing is done for it. Where a sign is there (`suspicion`), the SCF is run twice on the cheap operator, from
-the guess and as PySCF would from minao's density (`twin.py`), and the state of lower energy goes on. Where DIIS
+the guess and as PySCF would from minao's density (`twin.py`), and the state of lower energy goes on, or a
+lower one still where that is a saddle point. Where DIIS
 converges neither, PySCF's second-order solver follows from the lower one.
 """
 
@@ -19,7 +20,7 @@ from pyscf import gto
 from pyscf_tracegrad.calculation import Calculation, State
 from pyscf_tracegrad.cheapfock import CheapFock
 from pyscf_tracegrad.reference import Pair, diis_errors
-from pyscf_tracegrad.twin import Outcome, Twin
+from pyscf_tracegrad.twin import Outcome, Thresholds, Twin
 
 Array = NDArray[np.float64]
 
@@ -38,8 +39,13 @@ _SLOW = 22
 _OPEN_SHELLS = (*range(21, 30), *range(39, 48), *range(57, 80), *range(89, 112))
 # Energies of two cheap states (hartree) that are told apart on the thin grid, and on the fine one.
 _THIN, _FINE = 1e-3, 1e-6
+# Where there are many states, as in atoms of metals, rough thresholds end on plateaus that PySCF's SCF passes: Fe+ by PBE
+# has one 1e-4 hartree above the state that minao leads to, and PySCF's last step takes Ni by UHF down 2e-6. So up to this
+# number of AOs, where it costs nothing, the SCF to compare has the user's thresholds and the fine operator, which single
+# precision would not reach; with the user's own integrals it is strict.
+_ROUGH, _STRICT, _SMALL = Thresholds(1e-7, 1e-3), Thresholds(1e-10, 1e-6), 100
 # Cycles of a cheap SCF, and of the second-order solver, at most.
-_MAX_CYCLE, _MAX_MACRO = 40, 20
+_MAX_CYCLE, _MAX_MACRO = 50, 20
 
 
 def forewarned(calculation: Calculation) -> str:
@@ -97,7 +103,7 @@ class Choice:
     """The state that goes on. energy: electronic, in the cheap operator, hartree. origin: `guess` or `minao`, where its
     SCF started. gain: how much lower it is than the state from the guess, hartree. converged: whether its cheap SCF
     is. second_order: whether that took PySCF's second-order solver. unstable: whether a lower state lies along a mode
-    of negative curvature.
+    of negative curvature. followed: how far down such modes were followed, hartree.
     """
 
     state: State
@@ -107,6 +113,7 @@ class Choice:
     converged: bool
     second_order: bool = False
     unstable: bool = False
+    followed: float = 0.0
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -114,12 +121,14 @@ class Choice:
         notes = []
         if not self.converged:
             notes.append("none of them converged in the cheap operator")
-        elif self.origin == "minao":
+        elif self.origin == "minao" and self.gain:
             notes.append(f"the state that minao's density leads to is {self.gain:.1e} hartree lower and was taken")
         if self.second_order:
             notes.append("DIIS did not converge; the second-order solver did")
+        if self.followed:
+            notes.append(f"that was a saddle point, and a state {self.followed:.1e} hartree lower was taken")
         if self.unstable:
-            notes.append("the state is a saddle point: a lower one is near, stable=True follows it")
+            notes.append("the state is a saddle point: a lower one is near")
         return tuple(notes)
 
 
@@ -128,30 +137,36 @@ def lowest(
     cheap: CheapFock,
     own: State,
     own_converged: bool,
-    compare: bool = True,
+    chosen: bool = False,
     follow: bool = False,
 ) -> Choice:
     """The lower one of two states: that of cheap cycles from the guess, and the one that minao's density leads to.
 
     cheap: operator to compare in; where the two are closer than the thin grid can tell, that of full precision decides.
-    own_converged: whether the cheap cycles are; they are run again by PySCF's DIIS otherwise. compare: with the state
-    of minao's density; the one from the guess goes on whatever its energy otherwise. follow: go on along modes of
-    negative curvature.
+    own_converged: whether the cheap cycles are; they are run again by PySCF's DIIS otherwise. chosen: whether the state
+    is the user's own choice; it is then neither compared nor left. follow: leave it even so if it is a saddle point.
     """
-    operator = cheap.thinned()
-    twin = Twin(calculation, operator)
-    mine = Outcome(own, twin.energy(own), True, 0) if own_converged else twin.scf(own.dm, _MAX_CYCLE)
+    if cheap.exact:
+        twin, limits = Twin(calculation, cheap), _STRICT
+    elif calculation.nao <= _SMALL:
+        twin, limits = Twin(calculation, cheap), Thresholds.of(calculation.plain)
+    else:
+        twin, limits = Twin(calculation, cheap.thinned()), _ROUGH
+    settled = own_converged and limits == _ROUGH
+    mine = Outcome(own, twin.energy(own), True, 0) if settled else twin.scf(own.dm, _MAX_CYCLE, limits)
     best, origin = mine, "guess"
-    if compare:
-        best, origin = _lower(calculation, cheap, mine, twin.scf(calculation.minao(), _MAX_CYCLE))
+    if not chosen:
+        best, origin = _lower(calculation, cheap, mine, twin.scf(calculation.minao(), _MAX_CYCLE, limits))
     second_order = False
     if not best.converged and calculation.whole_occupations:
-        solved = twin.newton(best.state, _MAX_MACRO)
+        solved = twin.newton(best.state, _MAX_MACRO, limits)
         if solved.converged:
             best, second_order = solved, True
-    best, unstable = _stable(twin, best, follow) if best.converged else (best, False)
-    gain = max(0.0, mine.energy - best.energy) if mine.converged else 0.0
-    return Choice(best.state, best.energy, origin, gain, best.converged, second_order, unstable)
+    lowest_start = best
+    best, unstable = _stable(twin, best, limits, follow or not chosen) if best.converged else (best, False)
+    gain = max(0.0, mine.energy - lowest_start.energy) if mine.converged else 0.0
+    followed = max(0.0, lowest_start.energy - best.energy)
+    return Choice(best.state, best.energy, origin, gain, best.converged, second_order, unstable, followed)
 
 
 def _lower(calculation: Calculation, cheap: CheapFock, mine: Outcome, other: Outcome) -> tuple[Outcome, str]:
@@ -165,7 +180,7 @@ def _lower(calculation: Calculation, cheap: CheapFock, mine: Outcome, other: Out
     return (other, "minao") if difference > _FINE else (mine, "guess")
 
 
-def _stable(twin: Twin, found: Outcome, follow: bool) -> tuple[Outcome, bool]:
+def _stable(twin: Twin, found: Outcome, limits: Thresholds, follow: bool) -> tuple[Outcome, bool]:
     """Internal stability of a state, followed down three times at most; whether a lower one is left."""
     if not twin.calculation.whole_occupations:
         return found, False
@@ -175,7 +190,7 @@ def _stable(twin: Twin, found: Outcome, follow: bool) -> tuple[Outcome, bool]:
             return found, False
         if not follow:
             return found, True
-        lower = twin.newton(turned, _MAX_MACRO)
+        lower = twin.newton(turned, _MAX_MACRO, limits)
         if not lower.converged or lower.energy > found.energy - _FINE:
             return found, True
         found = lower

@@ -8,6 +8,7 @@ and, where DIIS fails, the minimum by PySCF's second-order solver (`newton`; Sun
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,10 +22,22 @@ from pyscf_tracegrad.cheapfock import CheapFock
 
 Array = NDArray[np.float64]
 
-# Thresholds of a cheap SCF, hartree: the energy of states is to be told apart, not known.
-_CONV_TOL, _CONV_TOL_GRAD = 1e-7, 1e-3
 # Grid of the response of the exchange-correlation potential; second-order steps and stability need no better one.
 _RESPONSE_LEVEL = 0
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """When an SCF has converged: changes of the energy, and gradient norm, below these; hartree."""
+
+    energy: float
+    gradient: float
+
+    @classmethod
+    def of(cls, mf: Any) -> Thresholds:
+        """Those of an SCF object; PySCF's default for the gradient is the root of that for the energy."""
+        energy = float(mf.conv_tol)
+        return cls(energy, float(getattr(mf, "conv_tol_grad", None) or np.sqrt(energy)))
 
 
 class Outcome(NamedTuple):
@@ -51,23 +64,21 @@ class Twin:
         """Electronic energy of a state, one cheap build."""
         return self._energy_and_fock(state.dm)[0] - state.entropy
 
-    def scf(
-        self, dm: Any, max_cycle: int, conv_tol: float = _CONV_TOL, conv_tol_grad: float = _CONV_TOL_GRAD
-    ) -> Outcome:
+    def scf(self, dm: Any, max_cycle: int, limits: Thresholds) -> Outcome:
         """PySCF's SCF from a density in the form of the calculation, without its last check."""
         mf = self._object()
         mf.max_cycle = max_cycle
         with one_blas_thread():
-            found = hf.kernel(mf, conv_tol, conv_tol_grad, dump_chk=False, dm0=dm, conv_check=False)
+            found = hf.kernel(mf, limits.energy, limits.gradient, dump_chk=False, dm0=dm, conv_check=False)
         return self._outcome(mf, found, getattr(mf, "cycles", max_cycle))
 
-    def newton(self, state: State, max_cycle: int, conv_tol_grad: float = _CONV_TOL_GRAD) -> Outcome:
+    def newton(self, state: State, max_cycle: int, limits: Thresholds) -> Outcome:
         """PySCF's second-order SCF from the orbitals of a state of whole occupations."""
         mf = self._object()
         self._prepare_response(mf)
         solver = mf.newton()
         solver.verbose, solver.chkfile, solver.max_cycle = 0, None, max_cycle
-        solver.conv_tol, solver.conv_tol_grad = _CONV_TOL, conv_tol_grad
+        solver.conv_tol, solver.conv_tol_grad = limits.energy, limits.gradient
         before = self.cheap.builds
         with one_blas_thread():
             solver.kernel(np.asarray(state.mo_coeff), np.asarray(state.mo_occ))

@@ -55,7 +55,7 @@ def test_core_potentials_are_known_to_spins() -> None:
     [
         ({"spins": {0: 1}}, "add up to 1, but mol.spin is 0"),
         ({"spins": {0: 3, 7: -3}}, "no atom 7"),
-        ({"spins": {0: 5, 1: -5}}, "hold 3 unpaired electrons, not 5"),
+        ({"spins": {0: 5, 1: -5}}, "hold 4 unpaired electrons, not 5"),
         ({"fragments": [((0,), 0, 3)]}, "each of the 2 atoms once"),
         ({"fragments": [((0,), 0, 3), ((1,), 0, 3)]}, "add up to 6, but mol.spin is 0"),
         ({"fragments": [((0,), 1, 3), ((1,), 0, -3)]}, "charges of fragments= add up to 1"),
