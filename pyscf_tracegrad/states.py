@@ -39,10 +39,10 @@ _SLOW = 22
 _OPEN_SHELLS = (*range(21, 30), *range(39, 48), *range(57, 80), *range(89, 112))
 # Energies of two cheap states (hartree) that are told apart on the thin grid, and on the fine one.
 _THIN, _FINE = 1e-3, 1e-6
-# Where there are many states, as in atoms of metals, rough thresholds end on plateaus that PySCF's SCF passes: Fe+ by PBE
-# has one 1e-4 hartree above the state that minao leads to, and PySCF's last step takes Ni by UHF down 2e-6. So up to this
-# number of AOs, where it costs nothing, the SCF to compare has the user's thresholds and the fine operator, which single
-# precision would not reach; with the user's own integrals it is strict.
+# Where there are many states, as in atoms of metals, rough thresholds end on plateaus that PySCF's SCF passes: Fe+ by
+# PBE has one 1e-4 hartree above the state that minao leads to, and PySCF's last step takes Ni by UHF down 2e-6. So up
+# to this number of AOs, where it costs nothing, the SCF to compare has the user's thresholds and the fine operator,
+# which single precision would not reach; with the user's own integrals it is strict.
 _ROUGH, _STRICT, _SMALL = Thresholds(1e-7, 1e-3), Thresholds(1e-10, 1e-6), 100
 # Cycles of a cheap SCF, and of the second-order solver, at most.
 _MAX_CYCLE, _MAX_MACRO = 50, 20
