@@ -46,6 +46,8 @@ _HOPELESS = 0.03
 _LOOSE = 1e-7
 # Exact corrections of a calculation whose steps enlarge the gradient, at most; each gains two orders or more.
 _CORRECTIONS = 3
+# Steps that enlarge a gradient no more than this, as those of ordinary molecules do, need no second correction.
+_ORDINARY = 3.0
 # Steps that enlarge a gradient so often leave the state whatever its gradient: other orbitals are occupied after them.
 _BEYOND_REACH = 1e3
 # Cheap builds of the cycles after an exact build of such a calculation, at most.
@@ -262,7 +264,7 @@ class _Refinement:
             with one_blas_thread():
                 enlarged = enlargement(calculation, self.cheap, shift, state)
             wanted = wanted_gradient(thresholds, enlarged)
-            if enlarged > _BEYOND_REACH:
+            if not _ORDINARY < enlarged < _BEYOND_REACH:
                 break
         stays = calculation.second_order  # such an SCF makes no steps without a trust region
         if not stays and passes(gradient, thresholds, enlarged):

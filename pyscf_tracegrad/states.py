@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 # HOMO-LUMO gap (hartree) below which a state is not taken for the only one: a + b c_x, for a functional with the share
 # c_x of exact exchange, which widens gaps.
 _GAP, _GAP_BY_EXCHANGE = 0.08, 0.17
-# The same for F_ref, a step before the state.
+# The same for F_ref of a closed shell, a step before the state; open shells have degenerate orbitals there as a rule.
 _REFERENCE_GAP = 0.02
 # DIIS error of the last damped step of F_ref over that of the one before.
 _OVERSHOOT = 1.0
@@ -72,7 +72,7 @@ def suspicion(
     reason = forewarned(calculation)
     if reason:
         return reason
-    if start.gap < _REFERENCE_GAP:
+    if calculation.form == "restricted" and start.gap < _REFERENCE_GAP:
         return f"a gap of {max(start.gap, 0.0):.3f} hartree at the start"
     errors = diis_errors(pairs, calculation.overlap)
     if len(errors) > 2 and errors[-1] > _OVERSHOOT * errors[-2] and errors[-1] > 1e-3:
