@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pyscf import gto
+from pyscf.data import nist
 from pyscf.scf import dhf, ghf, hf, uhf
 
 from pyscf_tracegrad.errors import BadMolecule, OutsideDomain
@@ -74,10 +75,13 @@ def _check_positions(mol: gto.Mole, nearest: float, error: type[OutsideDomain]) 
         bad = real[int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])]
         raise BadMolecule(f"atom {bad} ({mol.atom_symbol(bad)}) has no finite coordinates")
     first, second = np.triu_indices(len(real), 1)
-    close = np.flatnonzero(np.linalg.norm(positions[first] - positions[second], axis=1) < nearest)
+    distances = np.linalg.norm(positions[first] - positions[second], axis=1)
+    close = np.flatnonzero(distances < nearest)
     if len(close):
         i, j = real[int(first[close[0]])], real[int(second[close[0]])]
-        raise error(f"atoms {i} ({mol.atom_symbol(i)}) and {j} ({mol.atom_symbol(j)}) are at one place")
+        apart = distances[close[0]] * nist.BOHR
+        where = "at one place" if apart < 1e-5 else f"{apart:.2g} angstrom apart"
+        raise error(f"atoms {i} ({mol.atom_symbol(i)}) and {j} ({mol.atom_symbol(j)}) are {where}")
 
 
 def check_scf(mf: Any) -> None:

@@ -16,13 +16,15 @@ ddCOSMO, whose equations have another form, is represented by conductor-like PCM
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 from pyscf import df, gto, lib
-from pyscf.solvent import ddcosmo, pcm
+
+if TYPE_CHECKING:
+    from pyscf.solvent import pcm
 
 Array = NDArray[np.float64]
 
@@ -77,6 +79,8 @@ def reaction_field(mf: Any, with_df: Any) -> ReactionField | None:
     solvent = getattr(mf, "with_solvent", None)
     if solvent is None or getattr(solvent, "frozen", False) or not isinstance(with_df, df.DF):
         return None
+    from pyscf.solvent import ddcosmo, pcm  # PySCF loads it only where there is a solvent, and so do we
+
     if isinstance(solvent, ddcosmo.DDCOSMO):
         stand_in = pcm.PCM(solvent.mol)
         stand_in.eps, stand_in.method, stand_in.verbose = solvent.eps, "C-PCM", 0

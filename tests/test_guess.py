@@ -161,7 +161,7 @@ def test_bad_input_has_one_clear_message(make: Any, message: str) -> None:
         ),
         (lambda: molecule("O 0 0 0; H 0 0 .97", spin=1), r"does not know open shells \(9 electrons, spin 1\)"),
         (lambda: molecule("O 0 0 0; O 0 0 1.2", spin=2), r"does not know open shells \(16 electrons, spin 2\)"),
-        (lambda: molecule("H 0 0 0; F 0 0 .05"), r"atoms 0 \(H\) and 1 \(F\) are at one place"),
+        (lambda: molecule("H 0 0 0; F 0 0 .05"), r"atoms 0 \(H\) and 1 \(F\) are 0.05 angstrom apart"),
         (lambda: molecule("H 0 0 0; Cl 0 0 1.3"), r"atom 1 \(Cl\): the model knows H, C, N, O, F only"),
     ],
 )
