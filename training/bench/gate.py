@@ -44,12 +44,15 @@ _MAX_TRIES = 10000
 
 @dataclass(frozen=True)
 class Case:
-    """A molecule under the model. noise: on the weights, in units of the rms of each parameter; seed: of the noise."""
+    """A molecule under the model. noise: on the weights, in units of the rms of each parameter; seed: of the noise.
+    model: path of its file; the shipped one if empty.
+    """
 
     group: str
     molecule: Molecule
     noise: float = 0.0
     seed: int = 0
+    model: str = ""
 
 
 def bonds(molecule: Molecule) -> list[tuple[int, int]]:
@@ -249,7 +252,7 @@ def _run_case(case: Case, mf: Any, known: dict[str, Outcome]) -> Row:
         if "minao" not in known:
             known["minao"] = run_scf(mf, minao)
         row = replace(row, minao=known["minao"])
-        prediction = with_noise(load_model(), case.noise, case.seed).predict(mol)
+        prediction = with_noise(load_model(case.model or None), case.noise, case.seed).predict(mol)
         fock, ovlp = prediction.reference.fock, prediction.overlap
         signals = measure_network(prediction)
         row = replace(row, signals=signals.values())
@@ -283,6 +286,7 @@ def options() -> argparse.ArgumentParser:
     parser = make_parser("training.bench.gate", __doc__)
     parser.add_argument("--data", required=True, help="structures (ragged npz)")
     parser.add_argument("--labels", nargs="+", required=True, help="label files, for their validation molecules")
+    parser.add_argument("--model", default="", help="model file; default: the shipped one")
     parser.add_argument("--validation", type=positive, default=25, help="so many of the smallest validation molecules")
     parser.add_argument("--structures", type=positive, default=25, help="so many ordinary structures")
     parser.add_argument("--long", action="store_true", help="chains of 100 atoms as well")
@@ -300,7 +304,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = read_rows(a.out)
     if not a.summary_only:
         done = {row.key for row in rows}
-        tasks = make_tasks([c for c in select(a) if (c.group, c.molecule.name) not in done])
+        cases = [replace(c, model=a.model) for c in select(a) if (c.group, c.molecule.name) not in done]
+        tasks = make_tasks(cases)
         rows += run_all(run_task, tasks, a.out, a.workers, a.threads, write_rows)
     print(summary(rows, a.margin))
     if a.plot:
