@@ -89,7 +89,8 @@ class Level:
     """How to calculate. regime: `incore` and `direct` (integrals kept, made anew), `df`, or PySCF's choice (empty).
 
     kind: `R`, `RO`, `U` or `G`, as the names of PySCF's classes begin; empty: R for closed and U for open shells.
-    symmetry: of the `Mole`. settings: attributes of the SCF object; `smearing` is Fermi's of that width, hartree.
+    symmetry: of the `Mole`, a point group or whether to find it. settings: attributes of the SCF object; `smearing` is
+    Fermi's of that width, hartree.
     """
 
     name: str
@@ -97,7 +98,7 @@ class Level:
     basis: str = "def2-svp"
     regime: str = ""
     kind: str = ""
-    symmetry: bool = False
+    symmetry: bool | str = False
     settings: tuple[tuple[str, Any], ...] = ()
 
     def make_mf(self, molecule: Molecule) -> Any:

@@ -49,7 +49,7 @@ class Molecule:
         """Whether it is neutral without unpaired electrons."""
         return self.charge == 0 and self.spin == 0
 
-    def mole(self, basis: str, symmetry: bool = False) -> gto.Mole:
+    def mole(self, basis: str, symmetry: bool | str = False) -> gto.Mole:
         """As a PySCF `Mole`, silent; beyond Kr the def2 bases come with their core potentials."""
         atoms = list(zip(self.numbers, self.positions, strict=True))
         heavy = {z for z in self.numbers if z > _KR} if basis.startswith("def2") else set()

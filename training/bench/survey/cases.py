@@ -50,10 +50,13 @@ class Case:
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
-def level(kind: str, xc: str, basis: str, symmetry: bool = False, **settings: Any) -> Level:
+def level(kind: str, xc: str, basis: str, symmetry: bool | str = False, **settings: Any) -> Level:
     """A level that is named by what it is."""
     said = ",".join(
-        [*(["symmetry"] if symmetry else []), *(k if isinstance(v, dict) else f"{k}={v}" for k, v in settings.items())]
+        [
+            *(["symmetry"] if symmetry is True else [symmetry] if symmetry else []),
+            *(k if isinstance(v, dict) else f"{k}={v}" for k, v in settings.items()),
+        ]
     )
     theory = f"{kind}hf" if xc == "hf" else f"{kind}ks-{xc}"
     name = f"{theory}/{basis}".lower() + (f",{said}" if said else "")
@@ -204,7 +207,7 @@ def _options() -> Iterator[Case]:
     yield Case("options", carbon, level("R", "hf", _DZ, True, irrep_nelec=fixed))
     copper = {"A1g": (5, 4), "A1u": (2, 2), "E1ux": (2, 2), "E1uy": (3, 2)}
     copper |= {"E1gx": (1, 1), "E1gy": (1, 1), "E2gx": (1, 0), "E2gy": (1, 1)}
-    yield Case("options", atom("Cu", spin=3), level("RO", "hf", "6-31g", True, irrep_nelec=copper))
+    yield Case("options", atom("Cu", spin=3), level("RO", "hf", "6-31g", "Dooh", irrep_nelec=copper))
     for molecule, kind, xc in ((carbon, "R", "hf"), (nitrogen, "R", "pbe"), (atom("V", spin=3), "U", "pbe")):
         yield Case("options", molecule, level(kind, xc, _SVP, smearing=0.01))
         yield Case("options", molecule, level(kind, xc, _SVP, level_shift=0.3))

@@ -17,7 +17,7 @@ from training.bench.survey.cases import Case, level
 from training.bench.survey.geometries import place
 
 _LIGHT = 20  # a structure is taken for the elements beyond Ca
-_MAX_ATOMS = 20
+_MAX_ATOMS = {"pbe": 20, "b3lyp": 13}  # more take minutes with exact exchange
 _BASIS = "def2-svp"
 
 # Minnesota 2019 (doi:10.13020/217y-8g32): heavy p-block elements, 3d to 5d metals, their halides, oxides, complexes.
@@ -33,8 +33,8 @@ class SetMissing(RuntimeError):
 def read_set(name: str) -> list[Case]:
     """Cases of one of `SETS`: RKS or UKS in def2-SVP, with PBE where there are metals of the d block, else B3LYP.
 
-    At most 20 atoms, with an element beyond Ca, none like another (0.02 angstrom), and what the basis covers. Raises
-    SetMissing.
+    At most 20 atoms, 13 with B3LYP; with an element beyond Ca, none like another (0.02 angstrom), all in the basis.
+    Raises SetMissing.
     """
     package, read = SETS[name]
     spec = find_spec(package.replace("-", "_"))
@@ -43,10 +43,11 @@ def read_set(name: str) -> list[Case]:
     folder = Path(spec.submodule_search_locations[0])
     seen, cases = Seen(0.02), list[Case]()
     for group, molecule in read(folder):
-        wanted = max(molecule.numbers) > _LIGHT and molecule.n_atoms <= _MAX_ATOMS and _countable(molecule)
+        xc = "pbe" if _metals(molecule) else "b3lyp"
+        wanted = max(molecule.numbers) > _LIGHT and molecule.n_atoms <= _MAX_ATOMS[xc] and _countable(molecule)
         if wanted and molecule not in seen and all(map(_in_basis, molecule.numbers)):
             seen.add(molecule)
-            cases.append(Case(group, molecule, level("", "pbe" if _metals(molecule) else "b3lyp", _BASIS)))
+            cases.append(Case(group, molecule, level("", xc, _BASIS)))
     return cases
 
 
