@@ -72,7 +72,8 @@ def suspicion(
     reason = forewarned(calculation)
     if reason:
         return reason
-    if calculation.form == "restricted" and start.gap < _REFERENCE_GAP:
+    paired = calculation.form != "unrestricted" and calculation.nelec[0] == calculation.nelec[1]
+    if paired and start.gap < _REFERENCE_GAP:
         return f"a gap of {max(start.gap, 0.0):.3f} hartree at the start"
     errors = diis_errors(pairs, calculation.overlap)
     if len(errors) > 2 and errors[-1] > _OVERSHOOT * errors[-2] and errors[-1] > 1e-3:

@@ -41,11 +41,12 @@ def molecule(atom: str, basis: str = "cc-pvdz", **keywords: Any) -> gto.Mole:
     [
         (molecule("H 0 0 0; H 0 0 3.7").RHF(), 1),  # a closed shell 27 mEh higher beside it
         (molecule(SQUARE, unit="bohr").RHF(), 1),  # 53 mEh
+        (scf.ROHF(molecule("H 0 0 0; H 0.75 0 0; H 0 0.75 0; H 0.75 0.75 0")), 1),  # 11 mEh
         (molecule("H 0 0 0; H 0 0 3.7").RKS(xc="pbe"), 1),  # PySCF's steps enlarge its gradient forty times
         (molecule("H 0 0 -0.5; H 0 0 0.5", spin=2).GHF(), 1),  # its lowest state is a singlet
         (molecule("V", "def2-svp", spin=3).UHF(), 1),  # cheap DIIS does not converge from F_ref
     ],
-    ids=["H2", "square H4", "H2 PBE", "H2 GHF", "V"],
+    ids=["H2", "square H4", "H4 ROHF", "H2 PBE", "H2 GHF", "V"],
 )
 def test_never_above_minao_and_converged(mf: Any, cycles: int) -> None:
     plain = from_minao(mf)
