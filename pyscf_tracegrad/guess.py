@@ -113,10 +113,10 @@ class _Work:
 
 
 def _make(calculation: Calculation, options: GuessOptions, allow_exact: bool) -> Guess:
-    before: tuple[str, ...] = ()
-    if options.refine == "auto" and calculation.fitted_on_disk:
-        options = dataclasses.replace(options, refine=False)
-        before = ("the fitted integrals are on disk, where a cheap build costs what an SCF cycle costs: not refined",)
+    if calculation.fitted_on_disk and options.start == "auto" and not options.chosen:
+        raise OutsideDomain(
+            "your fitted integrals are on disk, so that a cheap build would cost what an SCF cycle costs"
+        )
     schedule = schedule_for(calculation, options, allow_exact)
     start = choose_start(calculation, options, thin=schedule is not None and schedule.thinned)
     calculation.say_seconds(start.seconds)
@@ -142,7 +142,7 @@ def _make(calculation: Calculation, options: GuessOptions, allow_exact: bool) ->
     dm = calculation.shaped((refined or start).state.dm)
     check_density(dm, calculation.shape)
     seconds["density"] = time.perf_counter() - begin
-    notes = before + start.notes + calculation.notes + (() if refined is None else refined.notes)
+    notes = start.notes + calculation.notes + (() if refined is None else refined.notes)
     direct = cheap is not None and isinstance(cheap.with_df, DirectJK)
     if direct:
         notes += (f"fitting integrals beyond max_memory ({calculation.mol.max_memory:g} MB) were not made",)
