@@ -4,7 +4,7 @@ matrices of the cheap operator. What does not converge by it is for PySCF's own 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,12 +49,16 @@ class Cycles:
         effective = self.calculation.effective(pair.dm, pair.fock + self.shift)
         return self._diis.update(self.calculation.overlap, np.asarray(total), np.asarray(effective))
 
+    def seed(self, pairs: Sequence[Pair]) -> None:
+        """Pairs that were paid for already."""
+        for pair in pairs:
+            self._add(pair)
+
     def restart(self, shift: Array | float, cheap: CheapFock) -> None:
         """A constant added to the operator; the last pairs start the new DIIS, unless they are of another operator."""
         kept = self._pairs[-3:] if cheap is self.cheap else []
         self.shift, self.cheap, self._pairs, self._diis = shift, cheap, [], self._new_diis()
-        for pair in kept:
-            self._add(pair)
+        self.seed(kept)
 
     def build(self, state: State) -> Pair:
         """One cheap Fock build."""

@@ -40,6 +40,8 @@ _OVERSHOT = 1.5
 # dimer cation of S66/02, and tenfold at 0.15 in ozone. PySCF makes such a step at the end and asks for convergence
 # after it.
 _NARROW, _TIGHTER = 0.2, 0.1
+# Largest element of D S D - D of a density that is taken for one of whole occupations.
+_WHOLE = 1e-6
 # Gradient norm (hartree) above which cheap cycles that have come to their end have not converged.
 _HOPELESS = 0.03
 # An SCF with a looser energy threshold (hartree) than this ends before the floor of the cheap operator shows.
@@ -211,6 +213,8 @@ class _Refinement:
 
     def _cheap_cycles(self, start: State, pairs: Sequence[Pair]) -> tuple[Converged, bool]:
         """The cheap SCF, and whether it left the start for the orbitals of minao's Fock matrix."""
+        if self.calculation.form != "restricted-open":  # Roothaan's matrix needs one set of orbitals
+            self._cycles.seed([each for each in pairs if _idempotent(each.dm, self.calculation.overlap)])
         pair = self._cycles.build(start)
         rejected = bool(pairs) and self._left() > 0 and _overshot(pair, pairs, self.calculation.overlap)
         if rejected:
@@ -251,7 +255,7 @@ class _Refinement:
         """Corrections until the exact gradient is small enough for PySCF's steps to enlarge it."""
         calculation, state = self.calculation, refined.state
         thresholds = Thresholds.of(calculation.plain)
-        wanted, enlarged, gradient = self.schedule.after_exact, float("nan"), refined.gradient
+        wanted, enlarged, gradient = _TIGHTER * self.schedule.after_exact, float("nan"), refined.gradient
         shift: Array | float = 0.0
         for correction in range(_CORRECTIONS if self.schedule.exact else 1):
             if self.schedule.exact:
@@ -294,6 +298,12 @@ class _Refinement:
                     found = Converged(solved.state, gradient)
         self.seconds["cheap cycles"] += time.perf_counter() - begin
         return found
+
+
+def _idempotent(dm: Any, overlap: Array) -> bool:
+    """Whether orbitals are full or empty. Smeared densities in DIIS lead to higher states."""
+    scale = 2.0 if np.ndim(dm) == 2 else 1.0
+    return bool(np.abs(np.asarray(dm) @ overlap @ dm - scale * np.asarray(dm)).max() < _WHOLE)
 
 
 def _overshot(pair: Pair, earlier: Sequence[Pair], overlap: Array) -> bool:
