@@ -3,9 +3,9 @@
 An SCF has many solutions. PySCF's own guess leads to one of them, and a better start may lead to a higher one: the
 closed shell of H2 at 7 bohr has one 27 mEh above that which minao finds. An ordinary molecule gives no sign of a second
 state, and nothing is done for it. Where a sign is there (`suspicion`), the SCF is run twice on the cheap operator, from
-the guess and as PySCF would from minao's density (`twin.py`), and the state of lower energy goes on, or a
-lower one still where that is a saddle point. Where DIIS
-converges neither, PySCF's second-order solver follows from the lower one.
+the guess and as PySCF would from minao's density (`twin.py`), and the state of lower energy goes on, or a lower one
+still where that is a saddle point. Where DIIS converges neither, PySCF's second-order solver follows from the lower
+one.
 """
 
 from __future__ import annotations
