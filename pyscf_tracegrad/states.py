@@ -67,28 +67,27 @@ def suspicion(
     """Why there may be another state than the one that a guess leads to; empty where nothing says so.
 
     cheap: operator of the calculation's functional. start: state that the guess begins with. pairs: what F_ref was made
-    of. found: state that cheap cycles came to, in so many cycles; None before them.
+    of. found: state that cheap cycles came to, in so many cycles; None before them, when the start is judged, which is
+    not done again.
     """
-    reason = forewarned(calculation)
-    if reason:
-        return reason
-    paired = calculation.form != "unrestricted" and calculation.nelec[0] == calculation.nelec[1]
-    if paired and start.gap < _REFERENCE_GAP:
-        return f"a gap of {max(start.gap, 0.0):.3f} hartree at the start"
-    errors = diis_errors(pairs, calculation.overlap)
-    if len(errors) > 2 and errors[-1] > _OVERSHOOT * errors[-2] and errors[-1] > 1e-3:
-        return "the first steps overshot"
     if found is None:
-        return ""
+        return forewarned(calculation) or _at_the_start(calculation, start, pairs)
     if cycles > _SLOW:
         return f"{cycles} cheap cycles"
     narrow = _GAP + _GAP_BY_EXCHANGE * cheap.exact_exchange
     if found.gap < narrow:
         return f"a gap of {max(found.gap, 0.0):.3f} hartree"
     contamination = calculation.spin_contamination(found)
-    if contamination > _CONTAMINATION:
-        return f"spin contamination of {contamination:.2f}"
-    return ""
+    return f"spin contamination of {contamination:.2f}" if contamination > _CONTAMINATION else ""
+
+
+def _at_the_start(calculation: Calculation, start: State, pairs: Sequence[Pair]) -> str:
+    paired = calculation.form != "unrestricted" and calculation.nelec[0] == calculation.nelec[1]
+    if paired and start.gap < _REFERENCE_GAP:
+        return f"a gap of {max(start.gap, 0.0):.3f} hartree at the start"
+    errors = diis_errors(pairs, calculation.overlap)
+    overshot = len(errors) > 2 and errors[-1] > _OVERSHOOT * errors[-2] and errors[-1] > 1e-3
+    return "the first steps overshot" if overshot else ""
 
 
 def _elements(mol: gto.Mole) -> list[int]:
